@@ -1,0 +1,45 @@
+# The short way in; CMakeLists.txt has the rules. On a fresh Debian 12 machine `make demo` and `make test` do all their own
+# set-up.
+#
+#   make            build build/fathom
+#   make demo       train plain and Mixture-of-Depths models on text of this machine at equal training FLOPs, side by side
+#   make test       all tests (under 10 minutes on 2 cores)
+#   make test-asan  the same under AddressSanitizer and UndefinedBehaviorSanitizer
+#   make test-tsan  the threaded tests under ThreadSanitizer (clang)
+#   make install PREFIX=/usr/local
+#   make clean
+
+BUILD ?= build
+PREFIX ?= /usr/local
+CMAKE_FLAGS ?=
+JOBS := $(shell nproc 2>/dev/null || echo 2)
+
+.PHONY: all demo test test-asan test-tsan install clean setup setup-test
+
+all: setup
+	@cmake -S . -B $(BUILD) -DCMAKE_INSTALL_PREFIX=$(PREFIX) -DFATHOM_TESTS=OFF $(CMAKE_FLAGS) >$(BUILD).log 2>&1 || { cat $(BUILD).log; exit 1; }
+	@cmake --build $(BUILD) -j $(JOBS) --target fathom fathom_shared
+
+setup:
+	@scripts/setup.sh build
+
+setup-test:
+	@scripts/setup.sh test
+
+demo: all
+	@scripts/demo.sh $(BUILD)/fathom
+
+test: setup-test
+	@tests/run.sh $(BUILD)-test "$(CMAKE_FLAGS)"
+
+test-asan: setup-test
+	@tests/run.sh $(BUILD)-asan "-DFATHOM_ASAN=ON $(CMAKE_FLAGS)"
+
+test-tsan: setup-test
+	@tests/run.sh $(BUILD)-tsan "-DFATHOM_TSAN=ON -DCMAKE_C_COMPILER=clang $(CMAKE_FLAGS)" threads
+
+install: all
+	@cmake --install $(BUILD) --prefix $(PREFIX)
+
+clean:
+	rm -rf $(BUILD) $(BUILD).log $(BUILD)-test $(BUILD)-asan $(BUILD)-tsan

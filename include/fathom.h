@@ -1,0 +1,131 @@
+/* fathom: load a Mixture-of-Depths or plain transformer language model and stream text from it.
+ *
+ *     fathom_error err;
+ *     fathom_model *model;
+ *     if (fathom_model_load("run", 0, &model, &err)) { fprintf(stderr, "%s\n", err.message); return 1; }
+ *     fathom_generate_options options = fathom_generate_defaults();
+ *     fathom_generate(model, "Once", 4, &options, print_piece, NULL, NULL, &err);
+ *     fathom_model_free(model);
+ *
+ * A fathom_model never changes after loading and may be shared between threads. A fathom_session holds one
+ * sequence (its key/value cache and its position), belongs to one thread at a time and borrows its model, which must
+ * outlive it. Every call that can fail returns a fathom_status and, where err is not NULL, fills *err with a message
+ * that names the file, the field and the value. The library never prints and never exits.
+ */
+#ifndef FATHOM_H
+#define FATHOM_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define FATHOM_VERSION "0.1.0"
+
+#if defined(__GNUC__)
+#define FATHOM_API __attribute__((visibility("default")))
+#else
+#define FATHOM_API
+#endif
+
+/* X(CODE, text): the one list of results. */
+#define FATHOM_STATUS_LIST(X)                                       \
+    X(OK, "success")                                                \
+    X(INVALID_ARGUMENT, "invalid argument")                         \
+    X(NOT_FOUND, "not found")                                       \
+    X(IO, "input or output failed")                                 \
+    X(FORMAT, "malformed file")                                     \
+    X(OUT_OF_MEMORY, "out of memory")                               \
+    X(UNSUPPORTED, "not supported")                                 \
+    X(INTERRUPTED, "interrupted")                                   \
+    X(DIVERGED, "training diverged")
+
+typedef enum fathom_status {
+#define FATHOM_STATUS_ENUM(code, text) FATHOM_##code,
+    FATHOM_STATUS_LIST(FATHOM_STATUS_ENUM)
+#undef FATHOM_STATUS_ENUM
+} fathom_status;
+
+typedef struct fathom_error {
+    fathom_status code;
+    char message[512]; /* one line, no trailing newline */
+} fathom_error;
+
+/* The text of a status; never NULL. */
+FATHOM_API const char *fathom_status_text(fathom_status code);
+FATHOM_API const char *fathom_version(void);
+
+typedef struct fathom_model fathom_model;
+typedef struct fathom_session fathom_session;
+
+typedef struct fathom_model_info {
+    int64_t vocab, dim, layers, heads, kv_heads, ffn;
+    int64_t max_tokens;    /* the longest sequence the model was made for */
+    int64_t params;        /* number of parameters, a tied head counted once */
+    int64_t routed_layers; /* 0 for a plain model */
+} fathom_model_info;
+
+/* Loads the model directory dir (config.json, model.safetensors, tokenizer.json). threads: 0 = all processors.
+ * On success *out is owned by the caller: fathom_model_free. */
+FATHOM_API fathom_status fathom_model_load(const char *dir, int threads, fathom_model **out, fathom_error *err);
+FATHOM_API void fathom_model_free(fathom_model *model); /* NULL is fine */
+FATHOM_API fathom_model_info fathom_model_describe(const fathom_model *model);
+
+/* Text to token ids. Writes at most capacity ids and sets *count to the number needed; when *count > capacity the call
+ * fails with FATHOM_INVALID_ARGUMENT and may be repeated with room enough. */
+FATHOM_API fathom_status fathom_encode(const fathom_model *model, const char *text, size_t bytes, int32_t *ids,
+                                       size_t capacity, size_t *count, fathom_error *err);
+/* The bytes of one token, borrowed from the model; *bytes is their number. NULL for an id outside the vocabulary. */
+FATHOM_API const char *fathom_token_text(const fathom_model *model, int32_t id, size_t *bytes);
+
+/* A new sequence of at most max_tokens tokens (0 = the model's own maximum). Allocates everything it will need. */
+FATHOM_API fathom_status fathom_session_new(const fathom_model *model, int64_t max_tokens, fathom_session **out,
+                                            fathom_error *err);
+FATHOM_API void fathom_session_free(fathom_session *session);
+/* Forgets the sequence, keeps the memory. */
+FATHOM_API void fathom_session_reset(fathom_session *session);
+/* Appends count tokens, causally routed; n tokens at once and n single ones give the same logits. */
+FATHOM_API fathom_status fathom_session_append(fathom_session *session, const int32_t *ids, size_t count,
+                                               fathom_error *err);
+/* The logits [vocab] after the last token appended; borrowed until the next call on the session; NULL before any. */
+FATHOM_API const float *fathom_session_logits(const fathom_session *session);
+FATHOM_API int64_t fathom_session_length(const fathom_session *session);
+/* Bytes of keys and values held for the tokens so far: routed layers hold routed tokens only. */
+FATHOM_API int64_t fathom_session_kv_bytes(const fathom_session *session);
+/* Share of (token, routed layer) pairs that were routed through the block; 1 for a plain model. */
+FATHOM_API double fathom_session_routed_fraction(const fathom_session *session);
+
+typedef struct fathom_generate_options {
+    int64_t max_tokens;        /* new tokens at most */
+    float temperature;         /* 0 = greedy */
+    int32_t top_k;             /* 0 = off */
+    float top_p;               /* 1 = off */
+    float min_p;               /* 0 = off: drop tokens below min_p x the likeliest one's probability */
+    uint64_t seed;
+    const char *const *stop;   /* generation ends before any of these texts */
+    size_t stop_count;
+} fathom_generate_options;
+
+typedef struct fathom_generate_stats {
+    int64_t prompt_tokens, tokens; /* tokens: new ones */
+    double prefill_seconds, decode_seconds;
+    double routed_fraction;
+    int64_t kv_bytes;
+} fathom_generate_stats;
+
+/* Receives each new piece of text (not terminated; whole UTF-8 characters where the text is UTF-8). Return non-zero to
+ * end the generation. */
+typedef int (*fathom_text_callback)(const char *text, size_t bytes, void *user);
+
+FATHOM_API fathom_generate_options fathom_generate_defaults(void);
+/* Continues the prompt. stats may be NULL. A prompt of no tokens is refused. */
+FATHOM_API fathom_status fathom_generate(const fathom_model *model, const char *prompt, size_t prompt_bytes,
+                                         const fathom_generate_options *options, fathom_text_callback callback,
+                                         void *user, fathom_generate_stats *stats, fathom_error *err);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,33 @@
+#!/bin/sh
+# Installs the Debian packages that fathom needs and this machine lacks. setup.sh build | test
+set -eu
+
+build="gcc cmake make pkg-config libdnnl-dev libjansson-dev"
+tests="libcmocka-dev clang libomp-dev python3 python3-torch python3-numpy"
+
+case "${1:-}" in
+build) wanted=$build ;;
+test) wanted="$build $tests" ;;
+*) echo "usage: setup.sh build|test" >&2; exit 2 ;;
+esac
+
+missing=
+for package in $wanted; do
+    dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q '^install ok installed' || missing="$missing $package"
+done
+[ -n "$missing" ] || exit 0
+
+if ! command -v apt-get >/dev/null 2>&1; then
+    echo "fathom: no apt-get here; install what these Debian packages hold, then set FATHOM_NO_SETUP=1:$missing" >&2
+    [ -n "${FATHOM_NO_SETUP:-}" ] && exit 0
+    exit 1
+fi
+as_root=
+if [ "$(id -u)" -ne 0 ]; then
+    command -v sudo >/dev/null 2>&1 || { echo "fathom: run once as root: apt-get install$missing" >&2; exit 1; }
+    as_root=sudo
+fi
+echo "fathom: installing$missing" >&2
+$as_root apt-get update -qq
+# shellcheck disable=SC2086  # a list of names
+$as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null

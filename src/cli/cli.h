@@ -1,0 +1,77 @@
+/* The command line's own: commands, exit codes, what several commands share. Only this room prints and exits. */
+#ifndef FATHOM_CLI_CLI_H
+#define FATHOM_CLI_CLI_H
+
+#include <jansson.h>
+
+#include "cli/options.h"
+#include "model/config.h"
+#include "text/corpus.h"
+
+enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_INTERRUPTED = 130 };
+
+int command_train(int argc, char **argv);
+int command_eval(int argc, char **argv);
+int command_generate(int argc, char **argv);
+int command_flops(int argc, char **argv);
+int command_bench(int argc, char **argv);
+
+/* "fathom: message" on stderr; returns the exit code. A wrong command line exits with 2, everything else with 1. */
+int cli_fail(const fathom_error *err);
+int cli_usage(const fathom_error *err);
+/* One JSON object and a newline on stdout; takes the reference. Returns the exit code. */
+int cli_print_json(json_t *object);
+/* A number as JSON; null when it is not finite. */
+json_t *cli_number(double value);
+
+/* Model options, shared by every command that makes a model. */
+typedef struct model_flags {
+    int64_t layers, dim, heads, kv_heads, ffn, seq_len, vocab; /* 0 = derived */
+    double rope_theta, norm_eps;
+    bool untied;
+    const char *mod, *mod_capacity, *mod_layers, *mod_gate, *mod_causal;
+    int64_t mod_every, mod_predictor_hidden; /* 0 = d / 2 */
+    double mod_aux_weight;
+} model_flags;
+model_flags model_flags_default(void);
+/* Every option has its default: the shape was not described. */
+bool model_flags_untouched(const model_flags *f);
+/* The table's rows for f: MODEL_OPTIONS(&flags), to be put into a command's table. */
+#define MODEL_OPTIONS(f)                                                                                                  \
+    {OPTION_HEADING, "model", 0, 0, 0},                                                                                   \
+    {OPTION_INTEGER, "layers", &(f)->layers, "N", "blocks (8)"},                                                          \
+    {OPTION_INTEGER, "dim", &(f)->dim, "N", "width (128)"},                                                               \
+    {OPTION_INTEGER, "heads", &(f)->heads, "N", "attention heads (of 64 dimensions from width 512, else 32)"},            \
+    {OPTION_INTEGER, "kv-heads", &(f)->kv_heads, "N", "key/value heads (as heads)"},                                      \
+    {OPTION_INTEGER, "ffn", &(f)->ffn, "N", "MLP width (8/3 of the width, rounded up to 32)"},                            \
+    {OPTION_INTEGER, "seq-len", &(f)->seq_len, "N", "tokens a sequence (256)"},                                           \
+    {OPTION_INTEGER, "vocab", &(f)->vocab, "N", "vocabulary (the tokenizer's)"},                                          \
+    {OPTION_NUMBER, "rope-theta", &(f)->rope_theta, "X", "base of the rotary embedding (10000)"},                         \
+    {OPTION_NUMBER, "norm-eps", &(f)->norm_eps, "X", "RMSNorm's epsilon (1e-5)"},                                         \
+    {OPTION_FLAG, "untied", &(f)->untied, 0, "a head of its own instead of the embedding's transpose"},                   \
+    {OPTION_HEADING, "Mixture-of-Depths", 0, 0, 0},                                                                       \
+    {OPTION_TEXT, "mod", &(f)->mod, "KIND", "none, topk (learned), stochastic (the control) (none)"},                     \
+    {OPTION_TEXT, "mod-capacity", &(f)->mod_capacity, "C", "share of tokens a routed block sees, (0, 1], or a list (0.125)"}, \
+    {OPTION_INTEGER, "mod-every", &(f)->mod_every, "N", "route every N-th block (2: blocks 1, 3, 5 ...)"},                \
+    {OPTION_TEXT, "mod-layers", &(f)->mod_layers, "LIST", "route these blocks, from 0, as in 1,3,5"},                     \
+    {OPTION_TEXT, "mod-gate", &(f)->mod_gate, "G", "raw, sigmoid, one (raw)"},                                            \
+    {OPTION_TEXT, "mod-causal", &(f)->mod_causal, "RULE", "causal rule for sampling: predictor, aux (predictor)"},        \
+    {OPTION_INTEGER, "mod-predictor-hidden", &(f)->mod_predictor_hidden, "N", "hidden width of the predictor (dim / 2)"}, \
+    {OPTION_NUMBER, "mod-aux-weight", &(f)->mod_aux_weight, "X", "weight of the aux loss (0.01)"}
+/* vocab: the tokenizer's, used where --vocab is not given. */
+fathom_status model_flags_build(const model_flags *f, int64_t vocab, model_config *out, fathom_error *err);
+
+/* Live progress on stderr: one rewritten line on a terminal, a plain line every `seconds` otherwise. */
+typedef struct progress_line {
+    bool terminal, open; /* open: an unfinished line stands on the terminal */
+    double seconds, last;
+} progress_line;
+progress_line progress_begin(double seconds);
+bool progress_due(progress_line *p);
+void progress_show(progress_line *p, const char *format, ...) FATHOM_PRINTF(2, 3);
+/* A line that stays. */
+void progress_print(progress_line *p, const char *format, ...) FATHOM_PRINTF(2, 3);
+/* "1:05:09", "2:07" */
+void progress_time(double seconds, char *out, size_t size);
+
+#endif

@@ -1,0 +1,84 @@
+/* What the commands share: errors, JSON, the progress line. */
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#include "base/timing.h"
+#include "cli/cli.h"
+
+int cli_fail(const fathom_error *err)
+{
+    fprintf(stderr, "fathom: %s\n", err->message);
+    return EXIT_FAILED;
+}
+
+int cli_usage(const fathom_error *err)
+{
+    fprintf(stderr, "fathom: %s\n", err->message);
+    return err->code == FATHOM_INVALID_ARGUMENT ? EXIT_USAGE : EXIT_FAILED;
+}
+
+int cli_print_json(json_t *object)
+{
+    const bool failed = !object || json_dumpf(object, stdout, JSON_REAL_PRECISION(12)) != 0 || putchar('\n') == EOF ||
+                        fflush(stdout) != 0;
+    json_decref(object);
+    if (failed)
+        fputs("fathom: stdout: cannot write\n", stderr);
+    return failed ? EXIT_FAILED : EXIT_OK;
+}
+
+json_t *cli_number(double value)
+{
+    return isfinite(value) ? json_real(value) : json_null();
+}
+
+progress_line progress_begin(double seconds)
+{
+    const bool terminal = isatty(STDERR_FILENO);
+    return (progress_line){.terminal = terminal, .seconds = terminal ? 0.1 : seconds, .last = timing_now()};
+}
+
+bool progress_due(progress_line *p)
+{
+    const double t = timing_now();
+    if (t - p->last < p->seconds)
+        return false;
+    p->last = t;
+    return true;
+}
+
+void progress_show(progress_line *p, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    if (p->terminal)
+        fputs("\r\033[K", stderr);
+    vfprintf(stderr, format, args);
+    if (!p->terminal)
+        fputc('\n', stderr);
+    p->open = p->terminal;
+    va_end(args);
+}
+
+void progress_print(progress_line *p, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    if (p->open)
+        fputs("\r\033[K", stderr);
+    p->open = false;
+    vfprintf(stderr, format, args);
+    fputc('\n', stderr);
+    va_end(args);
+}
+
+void progress_time(double seconds, char *out, size_t size)
+{
+    const long long s = isfinite(seconds) && seconds > 0 ? (long long)(seconds + 0.5) : 0;
+    if (s >= 3600)
+        snprintf(out, size, "%lld:%02lld:%02lld", s / 3600, s / 60 % 60, s % 60);
+    else
+        snprintf(out, size, "%lld:%02lld", s / 60, s % 60);
+}

@@ -1,0 +1,136 @@
+/* fathom generate */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "cli/cli.h"
+
+typedef struct generate_command {
+    const char *prompt;
+    option_list stop;
+    int64_t max_tokens, top_k, seed, threads;
+    double temperature, top_p, min_p;
+    bool json;
+    char *text; /* collected for --json */
+    size_t length;
+    bool failed;
+} generate_command;
+
+static int print_piece(const char *text, size_t bytes, void *user)
+{
+    (void)user;
+    return fwrite(text, 1, bytes, stdout) != bytes || fflush(stdout) != 0;
+}
+
+static int collect_piece(const char *text, size_t bytes, void *user)
+{
+    generate_command *c = user;
+    char *grown = realloc(c->text, c->length + bytes);
+    if (!grown) {
+        c->failed = true;
+        return 1;
+    }
+    memcpy(grown + c->length, text, bytes);
+    c->text = grown;
+    c->length += bytes;
+    return 0;
+}
+
+/* JSON is UTF-8; a byte model may say anything. Bytes that are not UTF-8 become U+FFFD. */
+static json_t *json_text(const char *text, size_t length)
+{
+    json_t *whole = json_stringn(text ? text : "", length);
+    if (whole)
+        return whole;
+    char *clean = malloc(3 * length + 1);
+    size_t n = 0;
+    for (size_t i = 0; clean && i < length;) {
+        size_t take = length - i < 4 ? length - i : 4;
+        json_t *probe = NULL;
+        for (; take > 0 && !(probe = json_stringn(text + i, take)); take--)
+            ;
+        json_decref(probe);
+        memcpy(clean + n, take ? text + i : "\xEF\xBF\xBD", take ? take : 3);
+        n += take ? take : 3;
+        i += take ? take : 1;
+    }
+    json_t *result = clean ? json_stringn(clean, n) : NULL;
+    free(clean);
+    return result;
+}
+
+static int report(const generate_command *c, const fathom_generate_stats *s)
+{
+    const double rate = s->decode_seconds > 0 ? (double)s->tokens / s->decode_seconds : 0;
+    const double prefill = s->prefill_seconds > 0 ? (double)s->prompt_tokens / s->prefill_seconds : 0;
+    if (c->json) {
+        json_t *o = json_object();
+        json_object_set_new(o, "text", json_text(c->text, c->length));
+        json_object_set_new(o, "tokens", json_integer((json_int_t)s->tokens));
+        json_object_set_new(o, "tokens_per_s", cli_number(rate));
+        json_object_set_new(o, "prefill_tokens_per_s", cli_number(prefill));
+        json_object_set_new(o, "routed_fraction", cli_number(s->routed_fraction));
+        json_object_set_new(o, "kv_bytes", json_integer((json_int_t)s->kv_bytes));
+        return cli_print_json(o);
+    }
+    putchar('\n');
+    if (fflush(stdout) != 0) {
+        fputs("fathom: stdout: cannot write\n", stderr);
+        return EXIT_FAILED;
+    }
+    fprintf(stderr, "%lld tokens, %.0f tokens/s, prefill %.0f tokens/s, %.1f %% routed, %lld KV bytes\n", (long long)s->tokens,
+            rate, prefill, 100 * s->routed_fraction, (long long)s->kv_bytes);
+    return EXIT_OK;
+}
+
+int command_generate(int argc, char **argv)
+{
+    const fathom_generate_options defaults = fathom_generate_defaults();
+    generate_command c = {.max_tokens = defaults.max_tokens, .temperature = 0.8, .top_p = 1, .seed = 1};
+    const option table[] = {
+        {OPTION_TEXT, "prompt", &c.prompt, "TEXT", "text to continue"},
+        {OPTION_INTEGER, "max-tokens", &c.max_tokens, "N", "new tokens at most (128)"},
+        {OPTION_NUMBER, "temperature", &c.temperature, "X", "0 = the likeliest token each time (0.8)"},
+        {OPTION_INTEGER, "top-k", &c.top_k, "N", "sample among the N likeliest, 0 = off (0)"},
+        {OPTION_NUMBER, "top-p", &c.top_p, "X", "sample among the likeliest with probability X together (1)"},
+        {OPTION_NUMBER, "min-p", &c.min_p, "X", "drop tokens below X times the likeliest one's probability (0)"},
+        {OPTION_INTEGER, "seed", &c.seed, "N", "of the sampling (1)"},
+        {OPTION_LIST, "stop", &c.stop, "TEXT...", "end before any of these texts"},
+        {OPTION_INTEGER, "threads", &c.threads, "N", "processor threads (all)"},
+        {OPTION_FLAG, "json", &c.json, 0, "one JSON object on stdout"},
+        {0},
+    };
+    const options_input in = {"generate", "DIR", "Continues a prompt with the model in DIR.", table, 1};
+    fathom_error err;
+    options_result parsed;
+    fathom_status status = options_parse(&in, argc, argv, &parsed, &err);
+    if (status == FATHOM_OK && parsed.help)
+        return EXIT_OK;
+    if (status == FATHOM_OK && parsed.positional_count != 1)
+        status = status_fail(&err, FATHOM_INVALID_ARGUMENT, "generate needs a model directory");
+    else if (status == FATHOM_OK && !c.prompt)
+        status = status_fail(&err, FATHOM_INVALID_ARGUMENT, "--prompt: needed: the text to continue");
+    else if (status == FATHOM_OK && (c.top_k < 0 || c.top_k > INT32_MAX))
+        status = status_fail(&err, FATHOM_INVALID_ARGUMENT, "--top-k: %lld: must be 0 (off) or above", (long long)c.top_k);
+    if (status != FATHOM_OK) {
+        options_free(&parsed);
+        return cli_usage(&err);
+    }
+    fathom_model *loaded = NULL;
+    fathom_generate_stats stats;
+    const fathom_generate_options options = {
+        .max_tokens = c.max_tokens, .temperature = (float)c.temperature, .top_k = (int32_t)c.top_k, .top_p = (float)c.top_p,
+        .min_p = (float)c.min_p, .seed = (uint64_t)c.seed, .stop = c.stop.items, .stop_count = c.stop.count};
+    status = fathom_model_load(parsed.positional[0], (int)c.threads, &loaded, &err);
+    if (status == FATHOM_OK)
+        status = fathom_generate(loaded, c.prompt, strlen(c.prompt), &options, c.json ? collect_piece : print_piece, &c,
+                                 &stats, &err);
+    if (status == FATHOM_OK && c.failed)
+        status = status_fail(&err, FATHOM_OUT_OF_MEMORY, "out of memory");
+    const int code = status == FATHOM_OK ? report(&c, &stats) : cli_fail(&err);
+    free(c.text);
+    fathom_model_free(loaded);
+    options_free(&parsed);
+    return code;
+}

@@ -1,0 +1,46 @@
+/* The command line: picks the command. */
+#include <stdio.h>
+#include <string.h>
+
+#include "cli/cli.h"
+
+static const struct {
+    const char *name, *summary;
+    int (*run)(int argc, char **argv);
+} commands[] = {
+    {"train", "train a plain or Mixture-of-Depths model on text", command_train},
+    {"eval", "loss, perplexity and bits per byte of a model on text", command_eval},
+    {"generate", "continue a prompt", command_generate},
+    {"flops", "count a model's FLOPs, beside the plain model's", command_flops},
+    {"bench", "measure training, decoding and matrix products", command_bench},
+};
+
+static void usage(FILE *to)
+{
+    fputs("fathom trains, evaluates and runs Mixture-of-Depths transformer language models.\n\n"
+          "usage: fathom COMMAND [options]\n\n", to);
+    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
+        fprintf(to, "  %-10s %s\n", commands[i].name, commands[i].summary);
+    fputs("\nfathom COMMAND --help lists a command's options; fathom --version prints the version.\n", to);
+}
+
+int main(int argc, char **argv)
+{
+    if (argc < 2) {
+        usage(stderr);
+        return EXIT_USAGE;
+    }
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0) {
+        usage(stdout);
+        return EXIT_OK;
+    }
+    if (strcmp(argv[1], "--version") == 0) {
+        printf("fathom %s\n", fathom_version());
+        return EXIT_OK;
+    }
+    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
+        if (strcmp(argv[1], commands[i].name) == 0)
+            return commands[i].run(argc - 2, argv + 2);
+    fprintf(stderr, "fathom: unknown command %s (fathom --help lists them)\n", argv[1]);
+    return EXIT_USAGE;
+}

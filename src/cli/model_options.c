@@ -1,0 +1,148 @@
+/* From --layers, --dim, --mod-... to a model_config: defaults that depend on each other are worked out here. */
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/cli.h"
+
+model_flags model_flags_default(void)
+{
+    return (model_flags){.layers = 8, .dim = 128, .seq_len = 256, .rope_theta = 10000, .norm_eps = 1e-5, .mod = "none",
+                         .mod_capacity = "0.125", .mod_every = 2, .mod_aux_weight = 0.01};
+}
+
+bool model_flags_untouched(const model_flags *f)
+{
+    const model_flags d = model_flags_default();
+    return f->layers == d.layers && f->dim == d.dim && !f->heads && !f->kv_heads && !f->ffn && f->seq_len == d.seq_len &&
+           !f->vocab && f->rope_theta == d.rope_theta && f->norm_eps == d.norm_eps && !f->untied &&
+           strcmp(f->mod, d.mod) == 0 && strcmp(f->mod_capacity, d.mod_capacity) == 0 && !f->mod_layers && !f->mod_gate &&
+           !f->mod_causal && f->mod_every == d.mod_every && !f->mod_predictor_hidden &&
+           f->mod_aux_weight == d.mod_aux_weight;
+}
+
+static int64_t default_heads(int64_t dim)
+{
+    const int64_t wide = dim >= 512 ? 64 : 32;
+    return dim % wide == 0 ? dim / wide : dim % 16 == 0 ? dim / 16 : 1;
+}
+
+static fathom_status unknown(const char *name, const char *value, const char *choices, fathom_error *err)
+{
+    return status_fail(err, FATHOM_INVALID_ARGUMENT, "--%s: %s: must be one of %s", name, value, choices);
+}
+
+/* The routed blocks, marked by capacity 1 for now. */
+static fathom_status choose_layers(const model_flags *f, model_config *c, fathom_error *err)
+{
+    if (!f->mod_layers) {
+        if (f->mod_every < 1)
+            return status_fail(err, FATHOM_INVALID_ARGUMENT, "--mod-every: %lld: must be 1 or more", (long long)f->mod_every);
+        for (int64_t l = f->mod_every - 1; l < c->layers; l += f->mod_every)
+            c->mod.capacity[l] = 1;
+        return FATHOM_OK;
+    }
+    for (const char *p = f->mod_layers; *p;) {
+        char *end;
+        const long long layer = strtoll(p, &end, 10);
+        if (end == p || (*end && *end != ',') || layer < 0 || layer >= c->layers || c->mod.capacity[layer] > 0)
+            return status_fail(err, FATHOM_INVALID_ARGUMENT, "--mod-layers: %s: must be different blocks from 0 to %lld, as in 1,3,5",
+                               f->mod_layers, (long long)c->layers - 1);
+        c->mod.capacity[layer] = 1;
+        p = *end ? end + 1 : end;
+    }
+    return FATHOM_OK;
+}
+
+/* --mod-capacity: one number, or one for each routed block. */
+static fathom_status set_capacities(const model_flags *f, model_config *c, fathom_error *err)
+{
+    const char *p = f->mod_capacity;
+    double capacity = 0;
+    for (int64_t l = 0, used = 0; l < c->layers; l++) {
+        if (c->mod.capacity[l] == 0)
+            continue;
+        if (used++ == 0 || *p) {
+            char *end;
+            capacity = strtod(p, &end);
+            if (end == p || (*end && *end != ',') || !(capacity > 0 && capacity <= 1))
+                return status_fail(err, FATHOM_INVALID_ARGUMENT, "--mod-capacity: %s: must be in (0, 1], or a list of such numbers",
+                                   f->mod_capacity);
+            p = *end ? end + 1 : end;
+        } else if (strchr(f->mod_capacity, ',')) {
+            return status_fail(err, FATHOM_INVALID_ARGUMENT, "--mod-capacity: %s: fewer numbers than routed blocks (%lld)",
+                               f->mod_capacity, (long long)model_routed_layers(c));
+        }
+        c->mod.capacity[l] = (float)capacity;
+    }
+    if (*p)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--mod-capacity: %s: more numbers than routed blocks (%lld)",
+                           f->mod_capacity, (long long)model_routed_layers(c));
+    return FATHOM_OK;
+}
+
+/* z with P(noise > z) = c for a standard normal, by bisection. */
+static float noise_threshold(double c)
+{
+    double low = -40, high = 40;
+    while (high - low > 1e-9) {
+        const double z = 0.5 * (low + high);
+        if (0.5 * erfc(z / sqrt(2)) > c)
+            low = z;
+        else
+            high = z;
+    }
+    return (float)(0.5 * (low + high));
+}
+
+static fathom_status build_mod(const model_flags *f, model_config *c, fathom_error *err)
+{
+    if (!mod_router_parse(f->mod, &c->mod.router))
+        return unknown("mod", f->mod, "none, topk, stochastic", err);
+    const bool stochastic = c->mod.router == MOD_ROUTER_STOCHASTIC;
+    if (!mod_gate_parse(f->mod_gate ? f->mod_gate : stochastic ? "one" : "raw", &c->mod.gate))
+        return unknown("mod-gate", f->mod_gate, "raw, sigmoid, one", err);
+    if (!mod_causal_parse(f->mod_causal ? f->mod_causal : stochastic ? "noise" : "predictor", &c->mod.causal))
+        return unknown("mod-causal", f->mod_causal, "predictor, aux", err);
+    if (c->mod.router == MOD_ROUTER_NONE)
+        return FATHOM_OK;
+    TRY(choose_layers(f, c, err));
+    TRY(set_capacities(f, c, err));
+    c->mod.aux_weight = (float)f->mod_aux_weight;
+    if (c->mod.causal == MOD_CAUSAL_PREDICTOR)
+        c->mod.predictor_hidden = f->mod_predictor_hidden ? f->mod_predictor_hidden : c->dim / 2 > 0 ? c->dim / 2 : 1;
+    for (int64_t l = 0; stochastic && l < c->layers; l++)
+        if (c->mod.capacity[l] > 0)
+            c->mod.threshold[l] = noise_threshold((double)c->mod.capacity[l]);
+    return FATHOM_OK;
+}
+
+fathom_status model_flags_build(const model_flags *f, int64_t vocab, model_config *out, fathom_error *err)
+{
+    model_config c = model_config_default();
+    if (f->layers < 1 || f->layers > MODEL_MAX_LAYERS)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--layers: %lld: must be 1 to %d", (long long)f->layers, MODEL_MAX_LAYERS);
+    if (f->dim < 1 || f->dim > 1 << 20)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--dim: %lld: must be 1 to 1048576", (long long)f->dim);
+    if (f->vocab && f->vocab < vocab)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--vocab: %lld: the tokenizer has %lld ids", (long long)f->vocab,
+                           (long long)vocab);
+    c.vocab = f->vocab ? f->vocab : vocab;
+    c.layers = f->layers;
+    c.dim = f->dim;
+    c.heads = f->heads ? f->heads : default_heads(f->dim);
+    c.kv_heads = f->kv_heads ? f->kv_heads : c.heads;
+    c.ffn = f->ffn ? f->ffn : (8 * f->dim / 3 + 31) / 32 * 32;
+    c.seq_len = f->seq_len;
+    c.rope_theta = (float)f->rope_theta;
+    c.norm_eps = (float)f->norm_eps;
+    c.tied = !f->untied;
+    if (c.heads < 1)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--heads: %lld: must be 1 or more", (long long)c.heads);
+    TRY(model_config_set_head_dim(&c, err));
+    TRY(build_mod(f, &c, err));
+    TRY(model_config_check(&c, err));
+    *out = c;
+    return FATHOM_OK;
+}

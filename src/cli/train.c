@@ -1,0 +1,289 @@
+/* fathom train */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "cli/cli.h"
+#include "format/hf_config.h"
+#include "kernels/kernels.h"
+#include "model/flops.h"
+#include "train/trainer.h"
+
+typedef struct train_command {
+    option_list data, val_data;
+    const char *out, *dtype;
+    bool resume, json;
+    double val_fraction;
+    int64_t threads, seed;
+    train_options options;
+    model_flags shape;
+    progress_line progress;
+} train_command;
+
+static volatile sig_atomic_t interrupted;
+
+static void on_interrupt(int signal_number)
+{
+    (void)signal_number;
+    interrupted = 1;
+}
+
+static void show_step(void *user, const train_step_info *i)
+{
+    train_command *c = user;
+    if (i->skipped)
+        progress_print(&c->progress, "step %lld: loss %g, gradient norm %g: not finite, step skipped", (long long)i->step,
+                       i->loss, i->grad_norm);
+    if (!progress_due(&c->progress) && i->step != 1 && i->step != i->total)
+        return;
+    char eta[32];
+    progress_time(i->seconds_left, eta, sizeof eta);
+    progress_show(&c->progress, "step %lld/%lld  loss %.4f  %.0f tokens/s  ETA %s", (long long)i->step, (long long)i->total,
+                  i->loss, i->tokens_per_s, eta);
+}
+
+static void show_evaluation(void *user, const train_eval_info *i)
+{
+    train_command *c = user;
+    if (isnan(i->topk.router_accuracy))
+        progress_print(&c->progress, "step %lld: held-out loss %.4f (topk) %.4f (causal)", (long long)i->step, i->topk.loss,
+                       i->causal.loss);
+    else
+        progress_print(&c->progress, "step %lld: held-out loss %.4f (topk) %.4f (causal), causal rule agrees on %.1f %%",
+                       (long long)i->step, i->topk.loss, i->causal.loss, 100 * i->topk.router_accuracy);
+}
+
+static void show_saved(void *user, int64_t step, const char *dir)
+{
+    train_command *c = user;
+    progress_print(&c->progress, "step %lld: saved %s", (long long)step, dir);
+}
+
+static fathom_status parse(train_command *c, int argc, char **argv, options_result *parsed, fathom_error *err)
+{
+    train_options *o = &c->options;
+    const option table[] = {
+        {OPTION_HEADING, "data and output", 0, 0, 0},
+        {OPTION_LIST, "data", &c->data, "PATH...", "text files, folders of text, or token shards"},
+        {OPTION_LIST, "val-data", &c->val_data, "PATH...", "held-out text (default: the end of each file of --data)"},
+        {OPTION_NUMBER, "val-fraction", &c->val_fraction, "X", "share of each file held out (0.05)"},
+        {OPTION_TEXT, "out", &c->out, "DIR", "run directory"},
+        {OPTION_FLAG, "resume", &c->resume, 0, "go on from DIR's checkpoint; options that are left out are its own"},
+        {OPTION_HEADING, "budget: one of", 0, 0, 0},
+        {OPTION_INTEGER, "steps", &o->steps, "N", "optimizer steps"},
+        {OPTION_NUMBER, "flops", &o->flops, "X", "training FLOPs, as in 1e13"},
+        {OPTION_NUMBER, "epochs", &o->epochs, "X", "passes over the training data"},
+        MODEL_OPTIONS(&c->shape),
+        {OPTION_HEADING, "training", 0, 0, 0},
+        {OPTION_INTEGER, "batch", &o->batch, "N", "sequences a batch (16)"},
+        {OPTION_INTEGER, "grad-accum", &o->grad_accum, "N", "batches a step (1)"},
+        {OPTION_NUMBER, "lr", &o->lr, "X", "peak learning rate (1e-3)"},
+        {OPTION_NUMBER, "min-lr", &o->min_lr, "X", "final learning rate (lr / 10)"},
+        {OPTION_INTEGER, "warmup", &o->warmup, "N", "warm-up steps (2 % of the run, at least 10)"},
+        {OPTION_NUMBER, "weight-decay", &o->weight_decay, "X", "decoupled, on matrices only (0.1)"},
+        {OPTION_NUMBER, "clip", &o->clip, "X", "largest gradient norm, 0 = off (1)"},
+        {OPTION_NUMBER, "beta1", &o->beta1, "X", "AdamW's first decay (0.9)"},
+        {OPTION_NUMBER, "beta2", &o->beta2, "X", "AdamW's second decay (0.95)"},
+        {OPTION_INTEGER, "seed", &c->seed, "N", "of initialisation, order of data, stochastic routing (1)"},
+        {OPTION_INTEGER, "eval-every", &o->eval_every, "N", "steps between evaluations (0: at the end)"},
+        {OPTION_INTEGER, "eval-tokens", &o->eval_tokens, "N", "held-out tokens an evaluation reads, 0 = all (65536)"},
+        {OPTION_INTEGER, "save-every", &o->save_every, "N", "steps between checkpoints (0: at the end)"},
+        {OPTION_INTEGER, "log-every", &o->log_every, "N", "steps between lines of log.jsonl (10)"},
+        {OPTION_INTEGER, "threads", &c->threads, "N", "processor threads (all)"},
+        {OPTION_TEXT, "dtype", &c->dtype, "TYPE", "fp32"},
+        {OPTION_FLAG, "json", &c->json, 0, "one JSON object on stdout at the end"},
+        {0},
+    };
+    const options_input in = {"train", "", "Trains a model on text and writes a run directory. Ctrl-C finishes the step, writes a "
+                              "checkpoint and exits with 130.", table, 0};
+    TRY(options_parse(&in, argc, argv, parsed, err));
+    if (c->seed < 0)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--seed: %lld: must be 0 or above", (long long)c->seed);
+    o->seed = (uint64_t)c->seed;
+    return FATHOM_OK;
+}
+
+/* --resume starts from the run's own options and shape, so that they need not be repeated. */
+static fathom_status adopt_saved(train_command *c, int argc, char **argv, options_result *parsed, bool *found,
+                                 fathom_error *err)
+{
+    train_options saved;
+    TRY(trainer_saved_options(c->out, &saved, found, err));
+    if (!*found)
+        return FATHOM_OK;
+    const train_options given = c->options;
+    c->options = saved;
+    c->seed = (int64_t)saved.seed;
+    c->data.count = c->val_data.count = 0;
+    options_free(parsed);
+    TRY(parse(c, argc, argv, parsed, err));
+    /* a budget given again replaces the saved one only as a whole: then the comparison names what differs */
+    if ((c->options.steps > 0) + (c->options.flops > 0) + (c->options.epochs > 0) > 1) {
+        c->options.steps = given.steps;
+        c->options.flops = given.flops;
+        c->options.epochs = given.epochs;
+    }
+    return FATHOM_OK;
+}
+
+static fathom_status load_data(const train_command *c, const tokenizer *tok, corpus *data, corpus *validation,
+                               fathom_error *err)
+{
+    TRY(corpus_load(c->data.items, c->data.count, tok, c->val_data.count ? 0 : c->val_fraction, data, err));
+    if (c->val_data.count)
+        TRY(corpus_load(c->val_data.items, c->val_data.count, tok, 0, validation, err));
+    return FATHOM_OK;
+}
+
+static int report(const train_command *c, const train_summary *s)
+{
+    if (c->json) {
+        json_t *o = json_object();
+        json_object_set_new(o, "steps", json_integer((json_int_t)s->steps));
+        json_object_set_new(o, "tokens", json_integer((json_int_t)s->tokens));
+        json_object_set_new(o, "flops", cli_number(s->flops));
+        json_object_set_new(o, "train_loss", cli_number(s->train_loss));
+        json_object_set_new(o, "eval_loss", s->topk.tokens ? cli_number(s->topk.loss) : json_null());
+        json_object_set_new(o, "eval_loss_causal", s->causal.tokens ? cli_number(s->causal.loss) : json_null());
+        json_object_set_new(o, "router_accuracy", s->topk.tokens ? cli_number(s->topk.router_accuracy) : json_null());
+        json_object_set_new(o, "tokens_per_s", cli_number(s->tokens_per_s));
+        json_object_set_new(o, "ms_per_step", cli_number(s->ms_per_step));
+        json_object_set_new(o, "params", json_integer((json_int_t)s->params));
+        json_object_set_new(o, "skipped", json_integer((json_int_t)s->skipped));
+        return cli_print_json(o);
+    }
+    printf("%lld steps, %.3g tokens, %.3g FLOPs; training loss %.4f", (long long)s->steps, (double)s->tokens, s->flops,
+           s->train_loss);
+    if (s->topk.tokens)
+        printf("; held-out loss %.4f (topk) %.4f (causal)", s->topk.loss, s->causal.loss);
+    printf("; %.0f tokens/s; %s\n", s->tokens_per_s, c->out);
+    return EXIT_OK;
+}
+
+static void describe_start(train_command *c, const model *m, const corpus *data, const corpus *validation,
+                                    const trainer *t)
+{
+    const int64_t heldout = c->val_data.count ? validation->train.count : data->heldout.count;
+    const int64_t routed = model_routed_layers(&m->config);
+    progress_print(&c->progress, "%lld files, %.4g training tokens, %.4g held out%s", (long long)data->files,
+                   (double)data->train.count, (double)heldout, data->files_skipped ? "; files that are not text passed over" : "");
+    progress_print(&c->progress, "%s model, %lld blocks (%lld routed) x %lld, %.4g parameters, %.4g forward FLOPs a token",
+                   routed ? "Mixture-of-Depths" : "plain", (long long)m->config.layers, (long long)routed,
+                   (long long)m->config.dim, (double)m->list.size,
+                   flops_forward(&m->config, m->config.seq_len, true) / (double)m->config.seq_len);
+    progress_print(&c->progress, "%lld steps on %d threads, %.4g MB for parameters, gradients, moments and activations",
+                   (long long)trainer_total_steps(t), threads_count(), (double)trainer_memory_bytes(t) * 1e-6);
+    if (trainer_step_number(t) > 0)
+        progress_print(&c->progress, "resuming after step %lld", (long long)trainer_step_number(t));
+}
+
+static fathom_status train(train_command *c, const tokenizer *tok, model *m, corpus *data, corpus *validation,
+                           train_summary *summary, fathom_error *err)
+{
+    TRY(load_data(c, tok, data, validation, err));
+    TRY(model_randomize(m, c->options.seed, err));
+    const trainer_input in = {.m = m, .options = &c->options, .train = &data->train,
+                              .heldout = c->val_data.count ? &validation->train : &data->heldout,
+                              .fingerprint = data->fingerprint, .dir = c->out, .resume = c->resume};
+    trainer *t;
+    TRY(trainer_new(&in, &t, err));
+    char *path = path_join(c->out, "tokenizer.json");
+    fathom_status status = path ? tokenizer_save(tok, path, err) : status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
+    free(path);
+    if (status == FATHOM_OK) {
+        describe_start(c, m, data, validation, t);
+        const train_observer observer = {c, show_step, show_evaluation, show_saved};
+        status = trainer_run(t, &observer, &interrupted, summary, err);
+    }
+    trainer_free(t);
+    return status;
+}
+
+static fathom_status run(train_command *c, const tokenizer *tok, const model_config *config, train_summary *summary,
+                         fathom_error *err)
+{
+    const kernels kn = kernels_cpu();
+    model m;
+    corpus data = {0}, validation = {0};
+    fathom_status status = model_init(&m, config, &kn, err);
+    if (status == FATHOM_OK)
+        status = train(c, tok, &m, &data, &validation, summary, err);
+    corpus_free(&data);
+    corpus_free(&validation);
+    model_free(&m);
+    return status;
+}
+
+static fathom_status read_saved_shape(const char *dir, model_config *config, fathom_error *err)
+{
+    char *path = path_join(dir, "config.json");
+    fathom_status status = path ? hf_config_read(path, config, err) : status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
+    free(path);
+    return status;
+}
+
+/* Everything that can be wrong with the command line, before any work. */
+static fathom_status check_command(train_command *c, const tokenizer *tok, int argc, char **argv, options_result *parsed,
+                                   model_config *config, fathom_error *err)
+{
+    bool found = false;
+    if (!c->out)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--out: needed: the run directory");
+    if (strcmp(c->dtype, "fp32") != 0)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--dtype: %s: this build trains in fp32", c->dtype);
+    if (c->threads < 0 || c->threads > 4096)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--threads: %lld: must be 0 (all) to 4096", (long long)c->threads);
+    if (c->resume)
+        TRY(adopt_saved(c, argc, argv, parsed, &found, err));
+    if (c->data.count == 0)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--data: needed: text files, folders or token shards");
+    if (!(c->val_fraction >= 0 && c->val_fraction < 1))
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--val-fraction: %g: must be in [0, 1)", c->val_fraction);
+    TRY(train_options_check(&c->options, err));
+    if (found && model_flags_untouched(&c->shape))
+        return read_saved_shape(c->out, config, err);
+    return model_flags_build(&c->shape, tokenizer_vocab(tok), config, err);
+}
+
+/* After a live line was left open by an error. */
+static int end_with(const train_command *c, const fathom_error *err)
+{
+    if (c->progress.open)
+        fputc('\n', stderr);
+    cli_fail(err);
+    return err->code == FATHOM_INTERRUPTED ? EXIT_INTERRUPTED : EXIT_FAILED;
+}
+
+int command_train(int argc, char **argv)
+{
+    train_command c = {.val_fraction = 0.05, .dtype = "fp32", .seed = 1, .options = train_options_default(),
+                       .shape = model_flags_default()};
+    fathom_error err;
+    options_result parsed;
+    tokenizer *tok = NULL;
+    model_config config;
+    train_summary summary;
+    fathom_status status = parse(&c, argc, argv, &parsed, &err);
+    if (status == FATHOM_OK && parsed.help)
+        return EXIT_OK;
+    if (status == FATHOM_OK)
+        status = tokenizer_bytes(&tok, &err);
+    if (status == FATHOM_OK)
+        status = check_command(&c, tok, argc, argv, &parsed, &config, &err);
+    int code;
+    if (status != FATHOM_OK) {
+        code = cli_usage(&err);
+    } else {
+        threads_set((int)c.threads);
+        c.progress = progress_begin(5);
+        /* a second Ctrl-C ends the process at once */
+        sigaction(SIGINT, &(struct sigaction){.sa_handler = on_interrupt, .sa_flags = (int)SA_RESETHAND}, NULL);
+        status = run(&c, tok, &config, &summary, &err);
+        code = status == FATHOM_OK ? report(&c, &summary) : end_with(&c, &err);
+    }
+    tokenizer_free(tok);
+    options_free(&parsed);
+    return code;
+}

@@ -1,0 +1,343 @@
+/* config.json and generation_config.json: see hf_config.h. Reading refuses what would change the mathematics and the
+ * engine does not know; what has no effect on the model is passed over. */
+#include "format/hf_config.h"
+
+#include <string.h>
+
+#include "format/json.h"
+
+enum { MAX_FILE_SIZE = 16 << 20 };
+
+#define LLAMA "LlamaForCausalLM"
+#define FATHOM "FathomForCausalLM"
+
+/* --- reading --- */
+
+/* Which of the two: the one architecture named, with a model_type that agrees. */
+static fathom_status read_architecture(const json_fields *f, bool *routed, fathom_error *err)
+{
+    const json_t *list;
+    const char *type;
+    TRY(json_field_get(f, "architectures", JSON_ARRAY, &list, err));
+    const char *name = json_array_size(list) == 1 ? json_string_value(json_array_get(list, 0)) : NULL;
+    if (!name || (strcmp(name, LLAMA) != 0 && strcmp(name, FATHOM) != 0))
+        return json_field_refuse(f, "architectures", FATHOM_UNSUPPORTED,
+                                 "expected [\"" LLAMA "\"] or [\"" FATHOM "\"]", err);
+    *routed = strcmp(name, FATHOM) == 0;
+    if (json_field_has(f, "model_type")) {
+        TRY(json_field_string(f, "model_type", &type, err));
+        if (strcmp(type, *routed ? "fathom" : "llama") != 0)
+            return json_field_refuse(f, "model_type", FATHOM_UNSUPPORTED,
+                                     *routed ? "not the type of " FATHOM : "not the type of " LLAMA, err);
+    }
+    return FATHOM_OK;
+}
+
+/* Must be false where it is there. */
+static fathom_status refuse_true(const json_fields *f, const char *name, fathom_error *err)
+{
+    bool value = false;
+    if (json_field_has(f, name))
+        TRY(json_field_bool(f, name, &value, err));
+    if (value)
+        return json_field_refuse(f, name, FATHOM_UNSUPPORTED, "biases are not supported", err);
+    return FATHOM_OK;
+}
+
+static fathom_status refuse_present(const json_fields *f, const char *name, fathom_error *err)
+{
+    if (json_field_has(f, name))
+        return json_field_refuse(f, name, FATHOM_UNSUPPORTED, "not supported", err);
+    return FATHOM_OK;
+}
+
+/* A window as long as the longest sequence, or switched off, changes nothing. */
+static fathom_status check_sliding_window(const json_fields *f, int64_t seq_len, fathom_error *err)
+{
+    if (!json_field_has(f, "sliding_window"))
+        return FATHOM_OK;
+    bool used = true;
+    int64_t window;
+    if (json_field_has(f, "use_sliding_window"))
+        TRY(json_field_bool(f, "use_sliding_window", &used, err));
+    TRY(json_field_int(f, "sliding_window", &window, err));
+    if (used && window < seq_len)
+        return json_field_refuse(f, "sliding_window", FATHOM_UNSUPPORTED, "sliding windows are not supported", err);
+    return FATHOM_OK;
+}
+
+static fathom_status check_supported(const json_fields *f, int64_t seq_len, fathom_error *err)
+{
+    if (json_field_has(f, "hidden_act")) {
+        const char *act;
+        TRY(json_field_string(f, "hidden_act", &act, err));
+        if (strcmp(act, "silu") != 0)
+            return json_field_refuse(f, "hidden_act", FATHOM_UNSUPPORTED, "expected \"silu\"", err);
+    }
+    TRY(refuse_true(f, "attention_bias", err));
+    TRY(refuse_true(f, "mlp_bias", err));
+    TRY(refuse_present(f, "rope_scaling", err));
+    TRY(refuse_present(f, "quantization_config", err));
+    return check_sliding_window(f, seq_len, err);
+}
+
+/* rope_theta stands at the root, or, in newer files, in rope_parameters beside the kind of RoPE. */
+static fathom_status read_rope(const json_fields *f, model_config *c, fathom_error *err)
+{
+    if (json_field_has(f, "rope_theta"))
+        TRY(json_field_float(f, "rope_theta", &c->rope_theta, err));
+    if (!json_field_has(f, "rope_parameters"))
+        return FATHOM_OK;
+    json_fields rope = {.path = f->path, .inside = "rope_parameters"};
+    TRY(json_field_get(f, "rope_parameters", JSON_OBJECT, &rope.object, err));
+    if (json_field_has(&rope, "rope_type")) {
+        const char *type;
+        TRY(json_field_string(&rope, "rope_type", &type, err));
+        if (strcmp(type, "default") != 0)
+            return json_field_refuse(&rope, "rope_type", FATHOM_UNSUPPORTED, "expected \"default\"", err);
+    }
+    return json_field_has(&rope, "rope_theta") ? json_field_float(&rope, "rope_theta", &c->rope_theta, err) : FATHOM_OK;
+}
+
+/* An id, null or nothing for none, or a list of which the first counts. */
+static fathom_status read_token_id(const json_fields *f, const char *name, int32_t *out, fathom_error *err)
+{
+    *out = -1;
+    if (!json_field_has(f, name))
+        return FATHOM_OK;
+    const json_t *value = json_object_get(f->object, name);
+    int64_t id;
+    if (json_is_array(value))
+        value = json_array_get(value, 0);
+    TRY(json_value_int(f, name, value, &id, err));
+    if (id < -1 || id > INT32_MAX)
+        return json_value_refuse(f, name, value, FATHOM_FORMAT, "not a token id", err);
+    *out = (int32_t)id;
+    return FATHOM_OK;
+}
+
+static fathom_status read_plain(const json_fields *f, model_config *c, fathom_error *err)
+{
+    TRY(json_field_int(f, "vocab_size", &c->vocab, err));
+    TRY(json_field_int(f, "hidden_size", &c->dim, err));
+    TRY(json_field_int(f, "num_hidden_layers", &c->layers, err));
+    TRY(json_field_int(f, "num_attention_heads", &c->heads, err));
+    TRY(json_field_int(f, "intermediate_size", &c->ffn, err));
+    TRY(json_field_int(f, "max_position_embeddings", &c->seq_len, err));
+    /* where the file is silent: transformers' defaults of a Llama model */
+    c->kv_heads = c->heads;
+    c->rope_theta = 10000;
+    c->norm_eps = 1e-6f;
+    c->tied = false;
+    if (json_field_has(f, "num_key_value_heads"))
+        TRY(json_field_int(f, "num_key_value_heads", &c->kv_heads, err));
+    if (json_field_has(f, "rms_norm_eps"))
+        TRY(json_field_float(f, "rms_norm_eps", &c->norm_eps, err));
+    if (json_field_has(f, "tie_word_embeddings"))
+        TRY(json_field_bool(f, "tie_word_embeddings", &c->tied, err));
+    TRY(read_rope(f, c, err));
+    TRY(read_token_id(f, "bos_token_id", &c->bos_id, err));
+    TRY(read_token_id(f, "eos_token_id", &c->eos_id, err));
+    if (json_field_has(f, "head_dim"))
+        return json_field_int(f, "head_dim", &c->head_dim, err);
+    fathom_error problem;
+    fathom_status status = model_config_set_head_dim(c, &problem);
+    return status == FATHOM_OK ? FATHOM_OK : status_fail(err, FATHOM_FORMAT, "%s: %s", f->path, problem.message);
+}
+
+/* The layers that are routed, ascending. */
+static fathom_status read_layers(const json_fields *mod, int64_t layers, int64_t *routed, int64_t *count,
+                                 fathom_error *err)
+{
+    const json_t *list;
+    TRY(json_field_get(mod, "layers", JSON_ARRAY, &list, err));
+    *count = 0;
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        const json_t *value = json_array_get(list, i);
+        int64_t layer;
+        TRY(json_value_int(mod, "layers", value, &layer, err));
+        if (layer < 0 || layer >= layers || layer >= MODEL_MAX_LAYERS)
+            return json_value_refuse(mod, "layers", value, FATHOM_FORMAT, "not a layer of num_hidden_layers", err);
+        if (*count && layer <= routed[*count - 1])
+            return json_value_refuse(mod, "layers", value, FATHOM_FORMAT, "expected ascending layers", err);
+        routed[(*count)++] = layer;
+    }
+    return FATHOM_OK;
+}
+
+/* One number for all routed layers or a list with one for each, into per_layer. */
+static fathom_status read_per_layer(const json_fields *mod, const char *name, const int64_t *routed, int64_t count,
+                                    float *per_layer, fathom_error *err)
+{
+    const json_t *value = json_object_get(mod->object, name);
+    if (json_is_array(value) && json_array_size(value) != (size_t)count)
+        return json_field_refuse(mod, name, FATHOM_FORMAT, "expected one number for each of mod.layers", err);
+    for (int64_t i = 0; i < count; i++) {
+        const json_t *element = json_is_array(value) ? json_array_get(value, (size_t)i) : value;
+        TRY(json_value_float(mod, name, element, &per_layer[routed[i]], err));
+    }
+    return FATHOM_OK;
+}
+
+/* A word of one of the X-macro lists; parse is its mod_..._parse. */
+#define READ_WORD(mod, name, parse, out)                                                \
+    do {                                                                                \
+        const char *word_;                                                              \
+        TRY(json_field_string(mod, name, &word_, err));                                 \
+        if (!parse(word_, out))                                                         \
+            return json_field_refuse(mod, name, FATHOM_UNSUPPORTED, "unknown", err);    \
+    } while (0)
+
+static fathom_status read_mod(const json_fields *f, model_config *c, fathom_error *err)
+{
+    json_fields mod = {.path = f->path, .inside = "mod"};
+    int64_t routed[MODEL_MAX_LAYERS], count;
+    TRY(json_field_get(f, "mod", JSON_OBJECT, &mod.object, err));
+    READ_WORD(&mod, "router", mod_router_parse, &c->mod.router);
+    if (json_field_has(&mod, "gate"))
+        READ_WORD(&mod, "gate", mod_gate_parse, &c->mod.gate);
+    if (json_field_has(&mod, "causal"))
+        READ_WORD(&mod, "causal", mod_causal_parse, &c->mod.causal);
+    if (json_field_has(&mod, "aux_weight"))
+        TRY(json_field_float(&mod, "aux_weight", &c->mod.aux_weight, err));
+    if (json_field_has(&mod, "predictor_hidden"))
+        TRY(json_field_int(&mod, "predictor_hidden", &c->mod.predictor_hidden, err));
+    TRY(read_layers(&mod, c->layers, routed, &count, err));
+    TRY(read_per_layer(&mod, "capacity", routed, count, c->mod.capacity, err));
+    for (int64_t i = 0; i < count; i++) /* 0 would make a plain layer of it without a word */
+        if (c->mod.capacity[routed[i]] == 0)
+            return json_field_refuse(&mod, "capacity", FATHOM_FORMAT, "not in (0, 1]", err);
+    return json_field_has(&mod, "threshold")
+               ? read_per_layer(&mod, "threshold", routed, count, c->mod.threshold, err)
+               : FATHOM_OK;
+}
+
+static fathom_status read_root(const json_fields *f, model_config *c, fathom_error *err)
+{
+    bool routed = false;
+    if (!json_is_object(f->object))
+        return status_fail(err, FATHOM_FORMAT, "%s: not a JSON object", f->path);
+    TRY(read_architecture(f, &routed, err));
+    TRY(read_plain(f, c, err));
+    TRY(check_supported(f, c->seq_len, err));
+    if (routed)
+        TRY(read_mod(f, c, err));
+    else
+        TRY(refuse_present(f, "mod", err));
+    fathom_error problem;
+    fathom_status status = model_config_check(c, &problem);
+    return status == FATHOM_OK ? FATHOM_OK : status_fail(err, FATHOM_FORMAT, "%s: %s", f->path, problem.message);
+}
+
+fathom_status hf_config_read(const char *path, model_config *out, fathom_error *err)
+{
+    json_t *root;
+    TRY(json_file_read(path, MAX_FILE_SIZE, &root, err));
+    *out = model_config_default();
+    fathom_status status = read_root(&(json_fields){.object = root, .path = path}, out, err);
+    json_decref(root);
+    return status;
+}
+
+/* --- writing: 0, or below it when out of memory, as jansson's setters --- */
+
+static int put_token_ids(json_t *o, const model_config *c)
+{
+    int failed = json_object_set_new(o, "bos_token_id", c->bos_id < 0 ? json_null() : json_integer(c->bos_id));
+    failed |= json_object_set_new(o, "eos_token_id", c->eos_id < 0 ? json_null() : json_integer(c->eos_id));
+    return failed | json_object_set_new(o, "pad_token_id", json_null());
+}
+
+static int put_plain(json_t *o, const model_config *c)
+{
+    const bool routed = c->mod.router != MOD_ROUTER_NONE;
+    int failed = json_object_set_new(o, "architectures", json_pack("[s]", routed ? FATHOM : LLAMA));
+    failed |= json_object_set_new(o, "model_type", json_string(routed ? "fathom" : "llama"));
+    failed |= json_object_set_new(o, "vocab_size", json_integer(c->vocab));
+    failed |= json_object_set_new(o, "hidden_size", json_integer(c->dim));
+    failed |= json_object_set_new(o, "intermediate_size", json_integer(c->ffn));
+    failed |= json_object_set_new(o, "num_hidden_layers", json_integer(c->layers));
+    failed |= json_object_set_new(o, "num_attention_heads", json_integer(c->heads));
+    failed |= json_object_set_new(o, "num_key_value_heads", json_integer(c->kv_heads));
+    failed |= json_object_set_new(o, "head_dim", json_integer(c->head_dim));
+    failed |= json_object_set_new(o, "max_position_embeddings", json_integer(c->seq_len));
+    failed |= json_object_set_new(o, "rope_theta", json_float(c->rope_theta));
+    failed |= json_object_set_new(o, "rms_norm_eps", json_float(c->norm_eps));
+    failed |= json_object_set_new(o, "tie_word_embeddings", json_boolean(c->tied));
+    failed |= json_object_set_new(o, "hidden_act", json_string("silu"));
+    failed |= json_object_set_new(o, "attention_bias", json_false());
+    failed |= json_object_set_new(o, "mlp_bias", json_false());
+    failed |= json_object_set_new(o, "initializer_range", json_float(0.02f));
+    failed |= json_object_set_new(o, "torch_dtype", json_string("float32"));
+    return failed | put_token_ids(o, c);
+}
+
+static int put_per_layer(json_t *mod, const model_config *c)
+{
+    json_t *layers = json_array(), *capacity = json_array(), *threshold = json_array();
+    float first = 0;
+    bool same = true;
+    int failed = 0;
+    for (int64_t l = 0; l < c->layers; l++) {
+        if (!model_layer_routed(c, l))
+            continue;
+        if (json_array_size(layers) == 0)
+            first = c->mod.capacity[l];
+        same &= c->mod.capacity[l] == first;
+        failed |= json_array_append_new(layers, json_integer(l));
+        failed |= json_array_append_new(capacity, json_float(c->mod.capacity[l]));
+        failed |= json_array_append_new(threshold, json_float(c->mod.threshold[l]));
+    }
+    if (same) {
+        json_decref(capacity);
+        capacity = json_float(first);
+    }
+    failed |= json_object_set_new(mod, "layers", layers);
+    failed |= json_object_set_new(mod, "capacity", capacity);
+    return failed | json_object_set_new(mod, "threshold", threshold);
+}
+
+static int put_mod(json_t *o, const model_config *c)
+{
+    json_t *mod = json_object();
+    int failed = put_per_layer(mod, c);
+    failed |= json_object_set_new(mod, "router", json_string(mod_router_name(c->mod.router)));
+    failed |= json_object_set_new(mod, "gate", json_string(mod_gate_name(c->mod.gate)));
+    failed |= json_object_set_new(mod, "causal", json_string(mod_causal_name(c->mod.causal)));
+    failed |= json_object_set_new(mod, "aux_weight", json_float(c->mod.aux_weight));
+    failed |= json_object_set_new(mod, "predictor_hidden", json_integer(c->mod.predictor_hidden));
+    return failed | json_object_set_new(o, "mod", mod);
+}
+
+/* Takes root. */
+static fathom_status finish(const char *path, json_t *root, int failed, fathom_error *err)
+{
+    if (failed) {
+        json_decref(root);
+        root = NULL;
+    }
+    return json_file_write(path, root, err);
+}
+
+fathom_status hf_config_write(const char *path, const model_config *c, fathom_error *err)
+{
+    fathom_error problem;
+    fathom_status status = model_config_check(c, &problem);
+    if (status != FATHOM_OK)
+        return status_fail(err, status, "%s: %s", path, problem.message);
+    json_t *root = json_object();
+    int failed = put_plain(root, c);
+    if (c->mod.router != MOD_ROUTER_NONE)
+        failed |= put_mod(root, c);
+    return finish(path, root, failed, err);
+}
+
+fathom_status hf_generation_config_write(const char *path, const model_config *c, fathom_error *err)
+{
+    json_t *root = json_object();
+    int failed = put_token_ids(root, c);
+    failed |= json_object_set_new(root, "max_length", json_integer(c->seq_len));
+    failed |= json_object_set_new(root, "do_sample", json_true());
+    failed |= json_object_set_new(root, "temperature", json_float(1));
+    return finish(path, root, failed, err);
+}

@@ -1,0 +1,202 @@
+/* Loading a model and running one sequence through it, causally routed: the public API's core. */
+#include "infer/session.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+
+/* Longest part of a prompt that goes through in one pass: bounds the memory of activations. */
+enum { PREFILL_TOKENS = 1024 };
+
+struct fathom_session {
+    const fathom_model *model;
+    workspace *ws;
+    kv_layer *cache; /* [L] */
+    void *cache_block;
+    int64_t length, capacity, chunk;
+    float *logits; /* host [V] */
+    int64_t routed, routable;
+    double flops;
+};
+
+fathom_status fathom_model_load(const char *dir, int threads, fathom_model **out, fathom_error *err)
+{
+    *out = NULL;
+    threads_set(threads);
+    fathom_model *model = calloc(1, sizeof *model);
+    char *path = path_join(dir, "tokenizer.json");
+    fathom_status status = model && path ? FATHOM_OK : status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
+    if (status == FATHOM_OK) {
+        const kernels kn = kernels_cpu();
+        status = model_load(&model->m, dir, &kn, err);
+    }
+    if (status == FATHOM_OK)
+        status = tokenizer_load(path, &model->tok, err);
+    if (status == FATHOM_OK && tokenizer_vocab(model->tok) > model->m.config.vocab)
+        status = status_fail(err, FATHOM_FORMAT, "%s: vocabulary of %lld is larger than the model's vocab_size %lld", path,
+                             (long long)tokenizer_vocab(model->tok), (long long)model->m.config.vocab);
+    free(path);
+    if (status != FATHOM_OK) {
+        fathom_model_free(model);
+        return status;
+    }
+    *out = model;
+    return FATHOM_OK;
+}
+
+void fathom_model_free(fathom_model *model)
+{
+    if (!model)
+        return;
+    tokenizer_free(model->tok);
+    model_free(&model->m);
+    free(model);
+}
+
+fathom_model_info fathom_model_describe(const fathom_model *model)
+{
+    const model_config *c = &model->m.config;
+    return (fathom_model_info){.vocab = c->vocab, .dim = c->dim, .layers = c->layers, .heads = c->heads,
+                               .kv_heads = c->kv_heads, .ffn = c->ffn, .max_tokens = c->seq_len,
+                               .params = model->m.list.size, .routed_layers = model_routed_layers(c)};
+}
+
+fathom_status fathom_encode(const fathom_model *model, const char *text, size_t bytes, int32_t *ids, size_t capacity,
+                            size_t *count, fathom_error *err)
+{
+    *count = tokenizer_encode(model->tok, text, bytes, ids, capacity);
+    if (*count > capacity)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "text of %zu tokens does not fit %zu", *count, capacity);
+    return FATHOM_OK;
+}
+
+const char *fathom_token_text(const fathom_model *model, int32_t id, size_t *bytes)
+{
+    return tokenizer_text(model->tok, id, bytes);
+}
+
+/* Every layer may have to hold every token: routing by threshold has no upper bound. */
+static void plan_cache(const model_config *c, arena *a, int64_t capacity, kv_layer *cache)
+{
+    const size_t width = (size_t)(c->kv_heads * c->head_dim) * sizeof(float);
+    for (int64_t l = 0; l < c->layers; l++)
+        cache[l] = (kv_layer){.k = arena_alloc(a, (size_t)capacity, width),
+                              .v = arena_alloc(a, (size_t)capacity, width),
+                              .position = arena_alloc(a, (size_t)capacity, sizeof(int32_t)),
+                              .capacity = capacity};
+}
+
+fathom_status fathom_session_new(const fathom_model *owner, int64_t max_tokens, fathom_session **out, fathom_error *err)
+{
+    *out = NULL;
+    const model *m = &owner->m;
+    const int64_t limit = m->config.seq_len;
+    if (max_tokens < 0 || max_tokens > limit)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "max_tokens: %lld: the model was made for at most %lld",
+                           (long long)max_tokens, (long long)limit);
+    fathom_session *s = calloc(1, sizeof *s);
+    if (!s)
+        return status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
+    s->model = owner;
+    s->capacity = max_tokens ? max_tokens : limit;
+    s->chunk = s->capacity < PREFILL_TOKENS ? s->capacity : PREFILL_TOKENS;
+    s->cache = calloc((size_t)m->config.layers, sizeof *s->cache);
+    s->logits = calloc((size_t)m->config.vocab, sizeof *s->logits);
+    arena measure = {0};
+    fathom_status status = FATHOM_OK;
+    if (s->cache && s->logits) {
+        plan_cache(&m->config, &measure, s->capacity, s->cache);
+        s->cache_block = measure.overflow ? NULL : m->kn.mem_alloc(&m->kn, measure.used);
+    }
+    if (!s->cache_block)
+        status = status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory: keys and values of %lld tokens take %.1f MB",
+                             (long long)s->capacity, (double)measure.used * 1e-6);
+    else
+        status = workspace_new(m, 1, s->chunk, false, &s->ws, err);
+    if (status != FATHOM_OK) {
+        fathom_session_free(s);
+        return status;
+    }
+    arena a = {.base = s->cache_block, .size = measure.used};
+    plan_cache(&m->config, &a, s->capacity, s->cache);
+    *out = s;
+    return FATHOM_OK;
+}
+
+void fathom_session_free(fathom_session *s)
+{
+    if (!s)
+        return;
+    workspace_free(s->ws);
+    if (s->cache_block)
+        s->model->m.kn.mem_free(&s->model->m.kn, s->cache_block);
+    free(s->cache);
+    free(s->logits);
+    free(s);
+}
+
+void fathom_session_reset(fathom_session *s)
+{
+    for (int64_t l = 0; l < s->model->m.config.layers; l++)
+        s->cache[l].length = 0;
+    s->length = s->routed = s->routable = 0;
+    s->flops = 0;
+}
+
+fathom_status fathom_session_append(fathom_session *s, const int32_t *ids, size_t count, fathom_error *err)
+{
+    const int64_t vocab = s->model->m.config.vocab;
+    if (count > (size_t)(s->capacity - s->length))
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "%zu tokens after %lld do not fit a sequence of at most %lld",
+                           count, (long long)s->length, (long long)s->capacity);
+    for (size_t i = 0; i < count; i++)
+        if (ids[i] < 0 || ids[i] >= vocab)
+            return status_fail(err, FATHOM_INVALID_ARGUMENT, "token %zu: id %d is outside the vocabulary of %lld", i,
+                               (int)ids[i], (long long)vocab);
+    for (size_t done = 0; done < count;) {
+        const int64_t left = (int64_t)(count - done), n = left < s->chunk ? left : s->chunk;
+        pass_result r;
+        transformer_append(s->ws, s->cache, s->length, ids + done, n, 1, s->logits, &r);
+        s->length += n;
+        s->routed += r.routed;
+        s->routable += r.routable;
+        s->flops += r.flops;
+        done += (size_t)n;
+    }
+    return FATHOM_OK;
+}
+
+const float *fathom_session_logits(const fathom_session *s)
+{
+    return s->length > 0 ? s->logits : NULL;
+}
+
+int64_t fathom_session_length(const fathom_session *s)
+{
+    return s->length;
+}
+
+int64_t fathom_session_kv_bytes(const fathom_session *s)
+{
+    const model_config *c = &s->model->m.config;
+    int64_t tokens = 0;
+    for (int64_t l = 0; l < c->layers; l++)
+        tokens += s->cache[l].length;
+    return tokens * 2 * c->kv_heads * c->head_dim * (int64_t)sizeof(float);
+}
+
+double fathom_session_routed_fraction(const fathom_session *s)
+{
+    return s->routable > 0 ? (double)s->routed / (double)s->routable : 1;
+}
+
+void session_set_visitor(fathom_session *s, route_visitor visitor, void *user)
+{
+    workspace_set_visitor(s->ws, visitor, user);
+}
+
+double session_flops(const fathom_session *s)
+{
+    return s->flops;
+}

@@ -1,0 +1,53 @@
+/* The CPU backend's table: the reference's entries, overlaid with the fast ones. */
+#include "kernels/cpu/cpu.h"
+
+#include <omp.h>
+
+int threads_set(int count)
+{
+    omp_set_num_threads(count > 0 ? count : omp_get_num_procs());
+    return omp_get_max_threads();
+}
+
+int threads_count(void)
+{
+    return omp_get_max_threads();
+}
+
+static size_t cpu_scratch_bytes(const kernels *kn, const kernel_sizes *s)
+{
+    (void)kn;
+    const size_t partials = (size_t)MAX_CHUNKS * (size_t)s->width * sizeof(float), attention = cpu_attention_scratch(s);
+    return partials > attention ? partials : attention;
+}
+
+kernels kernels_cpu(void)
+{
+    kernels kn = kernels_ref();
+    kn.name = "cpu";
+    kn.scratch_bytes = cpu_scratch_bytes;
+    kn.gemm = cpu_gemm;
+    kn.embed_forward = cpu_embed_forward;
+    kn.embed_backward = cpu_embed_backward;
+    kn.norm_forward = cpu_norm_forward;
+    kn.norm_backward = cpu_norm_backward;
+    kn.rope = cpu_rope;
+    kn.attention_forward = cpu_attention_forward;
+    kn.attention_backward = cpu_attention_backward;
+    kn.swiglu_forward = cpu_swiglu_forward;
+    kn.swiglu_backward = cpu_swiglu_backward;
+    kn.bias_silu_forward = cpu_bias_silu_forward;
+    kn.bias_silu_backward = cpu_bias_silu_backward;
+    kn.rowdot_forward = cpu_rowdot_forward;
+    kn.rowdot_backward = cpu_rowdot_backward;
+    kn.topk = cpu_topk;
+    kn.noise = cpu_noise;
+    kn.scatter_forward = cpu_scatter_forward;
+    kn.scatter_backward = cpu_scatter_backward;
+    kn.cross_entropy = cpu_cross_entropy;
+    kn.adamw = cpu_adamw;
+    kn.add = cpu_add;
+    kn.sum = cpu_sum;
+    kn.sum_squares = cpu_sum_squares;
+    return kn;
+}

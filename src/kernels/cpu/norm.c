@@ -1,0 +1,78 @@
+/* RMSNorm fused with the gather of its rows; the equations stand at norm_args. */
+#include "kernels/cpu/cpu.h"
+
+CLONES static void forward_rows(const norm_args *a, int64_t begin, int64_t end)
+{
+    const int64_t d = a->d;
+    const float *restrict w = a->weight;
+    for (int64_t i = begin; i < end; i++) {
+        const float *restrict x = a->x + (a->index ? a->index[i] : i) * d;
+        float *out = a->out + i * d, *from = a->saved ? a->saved + i * d : out;
+        if (a->plus)
+            for (int64_t j = 0; j < d; j++)
+                from[j] = x[j] + a->plus[i * d + j];
+        else
+            memcpy(from, x, (size_t)d * sizeof *x);
+        float sum = 0;
+#pragma omp simd reduction(+ : sum)
+        for (int64_t j = 0; j < d; j++)
+            sum += from[j] * from[j];
+        const float s = 1.0f / sqrtf(sum / (float)d + a->eps);
+        for (int64_t j = 0; j < d; j++)
+            out[j] = from[j] * s * w[j];
+        if (a->rstd)
+            a->rstd[i] = s;
+    }
+}
+
+void cpu_norm_forward(const kernels *kn, const norm_args *a)
+{
+    (void)kn;
+    const int64_t chunks = chunk_count(a->n, a->d);
+#pragma omp parallel for if (chunks > 1)
+    for (int64_t c = 0; c < chunks; c++)
+        forward_rows(a, chunk_begin(a->n, c, chunks), chunk_begin(a->n, c + 1, chunks));
+}
+
+CLONES static void backward_rows(const norm_args *a, float *restrict dw, int64_t begin, int64_t end)
+{
+    const int64_t d = a->d;
+    const float *restrict w = a->weight;
+    memset(dw, 0, (size_t)d * sizeof *dw);
+    for (int64_t i = begin; i < end; i++) {
+        const float *restrict x = a->x + i * d, *restrict dout = a->dout + i * d;
+        const float s = a->rstd[i];
+        float dot = 0;
+#pragma omp simd reduction(+ : dot)
+        for (int64_t j = 0; j < d; j++)
+            dot += w[j] * dout[j] * x[j];
+        const float c = dot * s * s * s / (float)d;
+        float *restrict dx = a->dx + (a->index ? a->index[i] : i) * d;
+        const float *restrict add = a->add ? a->add + i * d : NULL;
+        for (int64_t j = 0; j < d; j++)
+            dw[j] += dout[j] * x[j] * s;
+        if (a->accumulate && add)
+            for (int64_t j = 0; j < d; j++)
+                dx[j] += add[j] + s * w[j] * dout[j] - c * x[j];
+        else if (a->accumulate)
+            for (int64_t j = 0; j < d; j++)
+                dx[j] += s * w[j] * dout[j] - c * x[j];
+        else if (add)
+            for (int64_t j = 0; j < d; j++)
+                dx[j] = add[j] + s * w[j] * dout[j] - c * x[j];
+        else
+            for (int64_t j = 0; j < d; j++)
+                dx[j] = s * w[j] * dout[j] - c * x[j];
+    }
+}
+
+void cpu_norm_backward(const kernels *kn, const norm_args *a)
+{
+    (void)kn;
+    const int64_t chunks = chunk_count(a->n, a->d);
+    float *partial = a->scratch;
+#pragma omp parallel for if (chunks > 1)
+    for (int64_t c = 0; c < chunks; c++)
+        backward_rows(a, partial + c * a->d, chunk_begin(a->n, c, chunks), chunk_begin(a->n, c + 1, chunks));
+    add_partials(a->dweight, partial, chunks, a->d);
+}

@@ -1,0 +1,54 @@
+/* The parameters: one block of floats, where each tensor lies in it, its Hugging Face name and how it starts.
+ *
+ * Matrices come first, in the order of the forward pass, then vectors (norms, biases), so that weight decay, which acts on
+ * matrices only, is one range. q, k and v lie side by side, and so do gate and up: each group is one matrix product. The
+ * gradient, AdamW's moments and any copy have the same layout. */
+#ifndef FATHOM_MODEL_PARAMS_H
+#define FATHOM_MODEL_PARAMS_H
+
+#include <stddef.h>
+
+#include "model/config.h"
+
+typedef struct param_info {
+    char name[72]; /* as in model.safetensors */
+    int rank;
+    int64_t shape[2]; /* [out, in] or [n] */
+    int64_t offset, size; /* floats from the start of the block */
+    float init_mean, init_std;
+} param_info;
+
+typedef struct param_list {
+    param_info *items; /* ascending offset, no gaps */
+    int64_t count;
+    int64_t decayed; /* floats [0, decayed) are matrices */
+    int64_t size;    /* floats in all */
+} param_list;
+
+/* Views of one block; any of a layer's routing tensors is NULL where the layer has none. */
+typedef struct layer_params {
+    float *norm1, *norm2; /* [d] */
+    float *qkv;           /* [(h + 2 h_kv) d_h, d] */
+    float *out;           /* [d, h d_h] */
+    float *gate_up;       /* [2 f, d] */
+    float *down;          /* [d, f] */
+    float *router;        /* [d] */
+    float *fc1, *fc1_bias, *fc2, *fc2_bias; /* predictor [p, d], [p], [p], [1] */
+} layer_params;
+
+typedef struct model_params {
+    float *embed; /* [V, d] */
+    float *head;  /* [V, d]; the embedding when tied */
+    float *norm;  /* [d] */
+    layer_params layer[MODEL_MAX_LAYERS];
+} model_params;
+
+/* c must have passed model_config_check. */
+fathom_status param_list_build(const model_config *c, param_list *out, fathom_error *err);
+void param_list_free(param_list *list);
+void params_view(const model_config *c, const param_list *list, float *block, model_params *out);
+/* Starting values on the host: normal with the tensor's deviation from (seed, tensor's name), so a plain and an MoD model
+ * of one seed share what they have in common; norms 1, biases 0. */
+void params_init(const param_list *list, uint64_t seed, float *block);
+
+#endif

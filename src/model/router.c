@@ -1,0 +1,108 @@
+/* Which tokens go through a routed block: see router.h. */
+#include "model/router.h"
+
+#include "base/rng.h"
+
+static float *floats(arena *a, int64_t n, int64_t width)
+{
+    return arena_alloc(a, (size_t)n, (size_t)width * sizeof(float));
+}
+
+void route_plan(const model_config *c, arena *a, int64_t tokens, int64_t chosen, bool train, route *out)
+{
+    *out = (route){
+        .logit = floats(a, tokens, 1),
+        .member = arena_alloc(a, (size_t)tokens, 1),
+        .index = arena_alloc(a, (size_t)chosen, sizeof(int32_t)),
+        .position = arena_alloc(a, (size_t)chosen, sizeof(int32_t)),
+    };
+    out->rule = c->mod.causal == MOD_CAUSAL_PREDICTOR ? floats(a, tokens, 1) : out->logit;
+    if (train && c->mod.causal == MOD_CAUSAL_AUX)
+        out->dlogit = floats(a, tokens, 1);
+}
+
+void router_temps_plan(const model_config *c, arena *a, int64_t tokens, bool train, router_temps *out)
+{
+    *out = (router_temps){0};
+    if (c->mod.router == MOD_ROUTER_NONE || c->mod.causal != MOD_CAUSAL_PREDICTOR)
+        return;
+    out->pre = floats(a, tokens, c->mod.predictor_hidden);
+    out->hidden = floats(a, tokens, c->mod.predictor_hidden);
+    if (train) {
+        out->dhidden = floats(a, tokens, c->mod.predictor_hidden);
+        out->drule = floats(a, tokens, 1);
+    }
+}
+
+static void router_logits(const model_env *env, const layer_params *w, const router_input *in, route *out)
+{
+    const kernels *kn = env->kn;
+    const int64_t n = in->B * in->T;
+    if (w->router)
+        kn->rowdot_forward(kn, out->logit, in->x, w->router, NULL, n, env->config->dim);
+    else
+        kn->noise(kn, out->logit, in->noise_seed, RNG_ROUTE + ((uint64_t)in->layer << 8), in->noise_counter, n);
+}
+
+static void predictor_logits(const model_env *env, const layer_params *w, const router_input *in, const router_temps *t,
+                             route *out)
+{
+    const kernels *kn = env->kn;
+    const int64_t n = in->B * in->T, d = env->config->dim, p = env->config->mod.predictor_hidden;
+    kn->gemm(kn, &(gemm_args){.trans_b = true, .m = n, .n = p, .k = d, .a = in->x, .lda = d, .b = w->fc1, .ldb = d,
+                              .c = t->pre, .ldc = p, .alpha = 1});
+    kn->bias_silu_forward(kn, t->hidden, t->pre, w->fc1_bias, n, p);
+    kn->rowdot_forward(kn, out->rule, t->hidden, w->fc2, w->fc2_bias, n, p);
+}
+
+void router_topk(const model_env *env, const layer_params *w, const router_input *in, route *out)
+{
+    const kernels *kn = env->kn;
+    const int64_t k = model_routed_tokens(env->config, in->layer, in->T);
+    router_logits(env, w, in, out);
+    kn->topk(kn, out->index, out->member, out->logit, in->B, in->T, k, env->scratch);
+    out->n = in->B * k;
+    for (int64_t b = 0; b <= in->B; b++)
+        out->start[b] = (int32_t)(b * k);
+    kn->gather_int(kn, out->position, in->position, out->index, out->n);
+}
+
+void router_causal(const model_env *env, const layer_params *w, const router_input *in, const router_temps *t, route *out)
+{
+    const kernels *kn = env->kn;
+    router_logits(env, w, in, out);
+    if (w->fc1)
+        predictor_logits(env, w, in, t, out);
+    kn->above(kn, out->index, out->start, out->rule, env->config->mod.threshold[in->layer], in->B, in->T);
+    out->n = out->start[in->B];
+    kn->gather_int(kn, out->position, in->position, out->index, out->n);
+}
+
+router_score router_learn(const model_env *env, const layer_params *w, const layer_params *g, const router_input *in,
+                          const router_temps *t, float scale, route *r)
+{
+    const kernels *kn = env->kn;
+    const int64_t n = in->B * in->T, d = env->config->dim, p = env->config->mod.predictor_hidden;
+    if (w->fc1)
+        predictor_logits(env, w, in, t, r);
+    bce_args bce = {.n = n, .logit = r->rule, .member = r->member, .scale = scale,
+                    .threshold = env->config->mod.threshold[in->layer], .dlogit = g ? (w->fc1 ? t->drule : r->dlogit) : NULL};
+    kn->bce(kn, &bce);
+    if (g && w->fc1) {
+        /* dhidden = drule fc2: an outer product */
+        kn->gemm(kn, &(gemm_args){.m = n, .n = p, .k = 1, .a = t->drule, .lda = 1, .b = w->fc2, .ldb = p,
+                                  .c = t->dhidden, .ldc = p, .alpha = 1});
+        kn->rowdot_backward(kn, NULL, NULL, g->fc2, g->fc2_bias, t->drule, t->hidden, w->fc2, n, p, env->scratch);
+        kn->bias_silu_backward(kn, t->dhidden, g->fc1_bias, t->dhidden, t->pre, w->fc1_bias, n, p, env->scratch);
+        kn->gemm(kn, &(gemm_args){.trans_a = true, .m = p, .n = d, .k = n, .a = t->dhidden, .lda = p, .b = in->x,
+                                  .ldb = d, .c = g->fc1, .ldc = d, .alpha = 1, .beta = 1});
+    } else if (g) {
+        kn->rowdot_backward(kn, NULL, NULL, g->router, NULL, r->dlogit, in->x, w->router, n, d, env->scratch);
+    }
+    return (router_score){.loss = bce.loss / (double)n, .agreed = bce.agreed};
+}
+
+const float *router_gate_logits(const model_config *c, const route *r)
+{
+    return c->mod.router == MOD_ROUTER_STOCHASTIC || c->mod.gate == MOD_GATE_ONE ? NULL : r->logit;
+}

@@ -1,0 +1,56 @@
+/* Which tokens go through a routed block: both decisions side by side.
+ *
+ *   router_topk    as trained: per sequence the k largest logits. It looks at the whole sequence, so it is NOT causal.
+ *   router_causal  when sampling: each token on its own, where the causal rule's logit passes the layer's threshold:
+ *                  the predictor's, the router's own (aux), or noise (stochastic routing).
+ *
+ * router_learn trains the causal rule towards membership in the top-k. The predictor reads the stream as a constant, so
+ * its whole gradient is found during the forward pass; the aux loss leaves dlogit for the backward pass. */
+#ifndef FATHOM_MODEL_ROUTER_H
+#define FATHOM_MODEL_ROUTER_H
+
+#include "model/block.h"
+
+/* A routed layer's decision on B sequences of T tokens. */
+typedef struct route {
+    float *logit;      /* [B, T] router logits r; noise for stochastic routing */
+    float *rule;       /* [B, T] logits of the causal rule */
+    uint8_t *member;   /* [B, T] chosen by top-k */
+    int32_t *index;    /* [n] rows of the stream that were chosen */
+    int32_t *position; /* [n] their positions */
+    int32_t *start;    /* host [B + 1] */
+    float *dlogit;     /* [B, T] gradient of the aux loss; NULL unless training with it */
+    int64_t n;
+} route;
+
+/* Room for the predictor, shared by all layers. */
+typedef struct router_temps {
+    float *pre, *hidden, *dhidden; /* [B, T, p]; dhidden NULL unless training */
+    float *drule;                  /* [B, T]; NULL unless training */
+} router_temps;
+
+typedef struct router_input {
+    int64_t layer, B, T;
+    const float *x;          /* the stream [B, T, d] */
+    const int32_t *position; /* [B, T] */
+    uint64_t noise_seed, noise_counter; /* stochastic: token i draws counter + i */
+} router_input;
+
+typedef struct router_score {
+    double loss;     /* mean cross-entropy of the causal rule, unweighted */
+    int64_t agreed;  /* of B T tokens: rule > threshold as top-k decided */
+} router_score;
+
+void route_plan(const model_config *c, arena *a, int64_t tokens, int64_t chosen, bool train, route *out);
+void router_temps_plan(const model_config *c, arena *a, int64_t tokens, bool train, router_temps *out);
+
+void router_topk(const model_env *env, const layer_params *w, const router_input *in, route *out);
+void router_causal(const model_env *env, const layer_params *w, const router_input *in, const router_temps *t, route *out);
+/* After router_topk: the causal rule's logits against membership. g NULL: score only; otherwise gradients, scaled. Not for
+ * stochastic routing. */
+router_score router_learn(const model_env *env, const layer_params *w, const layer_params *g, const router_input *in,
+                          const router_temps *t, float scale, route *r);
+/* The gate for scatter_args: whether it uses the logits. */
+const float *router_gate_logits(const model_config *c, const route *r);
+
+#endif

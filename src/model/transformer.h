@@ -1,0 +1,64 @@
+/* The whole model: embedding -> [block | router -> gather -> block -> scatter] x L -> norm -> head -> loss, and back.
+ *
+ * A workspace holds every buffer of a pass, planned before the first one; a pass allocates nothing. One code runs training
+ * (each layer keeps its activations), evaluation in both routings, and inference with a cache (one set of activations
+ * serves all layers). */
+#ifndef FATHOM_MODEL_TRANSFORMER_H
+#define FATHOM_MODEL_TRANSFORMER_H
+
+#include "model/block.h"
+#include "model/model.h"
+#include "model/router.h"
+
+typedef enum routing {
+    ROUTING_TOPK,   /* as trained, looks ahead */
+    ROUTING_CAUSAL, /* as sampling does */
+} routing;
+
+typedef struct workspace workspace;
+
+/* Room for passes of up to B sequences of up to T tokens (T <= seq_len). train: backward too; then routing is top-k only.
+ * m is borrowed. */
+fathom_status workspace_new(const model *m, int64_t B, int64_t T, bool train, workspace **out, fathom_error *err);
+void workspace_free(workspace *ws);
+/* Bytes a workspace takes, without making one. */
+size_t workspace_bytes(const model *m, int64_t B, int64_t T, bool train);
+
+typedef struct pass_result {
+    double loss_sum;   /* of the language model, nats, over `targets` targets */
+    int64_t targets;
+    double aux_loss;   /* sum over routed layers of the causal rule's mean cross-entropy */
+    int64_t agreed, decided; /* (token, routed layer) pairs on which the causal rule agrees with top-k; pairs judged */
+    int64_t routed, routable; /* pairs that went through the block; pairs there were */
+    double flops;      /* of the forward pass as it was done */
+} pass_result;
+
+/* Forward and backward on a batch of exactly the workspace's B x T. tokens, targets: host [B, T]; a target < 0 is not
+ * counted. Gradients of scale x (mean cross-entropy over all targets of the step, total_targets, + weighted causal-rule
+ * losses) are added to grads. noise_counter: any number that differs from step to step. */
+typedef struct train_input {
+    const int32_t *tokens, *targets;
+    int64_t total_targets; /* of the whole step, all accumulated batches */
+    float scale;           /* of the causal-rule losses: 1 / accumulated batches */
+    uint64_t seed, noise_counter;
+} train_input;
+pass_result transformer_train(workspace *ws, const model_params *grads, const train_input *in);
+
+/* Forward only on B x T (up to the workspace's, which must not be one for training if r is causal). score_rule: in top-k
+ * routing, judge the causal rule as well. */
+pass_result transformer_loss(workspace *ws, routing r, bool score_rule, int64_t B, int64_t T, const int32_t *tokens,
+                             const int32_t *targets);
+
+/* Causal inference of one sequence: appends count tokens, the first at `position`, to the caches [L] and leaves the logits of the last
+ * `wanted` tokens (<= count, at most the head's block) in logits [wanted, V], host. */
+void transformer_append(workspace *ws, kv_layer *cache, int64_t position, const int32_t *tokens, int64_t count,
+                        int64_t wanted, float *logits, pass_result *result);
+/* The most rows of logits that one append can return. */
+int64_t workspace_logit_rows(const workspace *ws);
+
+/* The decision of the last pass in one layer: for inspection. Training workspaces keep every layer's; others the last
+ * layer's unless a visitor sees them as they are made. */
+typedef void (*route_visitor)(void *user, int64_t layer, const route *r, int64_t B, int64_t T);
+void workspace_set_visitor(workspace *ws, route_visitor visitor, void *user);
+
+#endif

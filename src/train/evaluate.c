@@ -1,0 +1,51 @@
+/* Loss on held-out text: see evaluate.h. */
+#include "train/evaluate.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+fathom_status evaluator_init(evaluator *e, const model *m, int64_t B, int64_t T, fathom_error *err)
+{
+    *e = (evaluator){.B = B, .T = T};
+    TRY(workspace_new(m, B, T, false, &e->ws, err));
+    e->tokens = calloc((size_t)(B * T), sizeof *e->tokens);
+    e->targets = calloc((size_t)(B * T), sizeof *e->targets);
+    if (!e->tokens || !e->targets)
+        return status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
+    return FATHOM_OK;
+}
+
+void evaluator_free(evaluator *e)
+{
+    workspace_free(e->ws);
+    free(e->tokens);
+    free(e->targets);
+    *e = (evaluator){0};
+}
+
+evaluation evaluator_run(evaluator *e, const batcher *b, routing r, int64_t max_tokens)
+{
+    const int64_t T = e->T, all = (b->count - 1 + T - 1) / T;
+    int64_t windows = max_tokens > 0 && (max_tokens + T - 1) / T < all ? (max_tokens + T - 1) / T : all;
+    pass_result total = {0};
+    for (int64_t w = 0; w < windows;) {
+        int64_t B = 0;
+        for (; B < e->B && w < windows; B++, w++)
+            batcher_heldout(b, w * all / windows, e->tokens + B * T, e->targets + B * T);
+        const pass_result p = transformer_loss(e->ws, r, r == ROUTING_TOPK, B, T, e->tokens, e->targets);
+        total.loss_sum += p.loss_sum;
+        total.targets += p.targets;
+        total.agreed += p.agreed;
+        total.decided += p.decided;
+        total.routed += p.routed;
+        total.routable += p.routable;
+        total.flops += p.flops;
+    }
+    return (evaluation){
+        .loss = total.loss_sum / (double)total.targets,
+        .tokens = total.targets,
+        .routed_fraction = total.routable ? (double)total.routed / (double)total.routable : 1,
+        .flops_per_token = total.flops / (double)(windows * T),
+        .router_accuracy = total.decided ? (double)total.agreed / (double)total.decided : NAN,
+    };
+}

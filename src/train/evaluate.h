@@ -1,0 +1,28 @@
+/* Loss on held-out text in either routing: in the trainer, the eval command and the studies. */
+#ifndef FATHOM_TRAIN_EVALUATE_H
+#define FATHOM_TRAIN_EVALUATE_H
+
+#include "model/transformer.h"
+#include "text/batch.h"
+
+typedef struct evaluation {
+    double loss;              /* nats per token */
+    int64_t tokens;           /* predicted */
+    double routed_fraction;   /* of (token, routed layer) pairs; 1 for a plain model */
+    double flops_per_token;   /* of the forward pass, as it was done */
+    double router_accuracy;   /* share of pairs on which the causal rule agrees with top-k; NaN when there is none */
+} evaluation;
+
+/* Room for B windows of b->T tokens, reused from call to call. */
+typedef struct evaluator {
+    workspace *ws;
+    int64_t B, T;
+    int32_t *tokens, *targets; /* [B, T] */
+} evaluator;
+
+fathom_status evaluator_init(evaluator *e, const model *m, int64_t B, int64_t T, fathom_error *err);
+void evaluator_free(evaluator *e);
+/* Up to max_tokens tokens (0 = all), in windows spread evenly over the text. */
+evaluation evaluator_run(evaluator *e, const batcher *b, routing r, int64_t max_tokens);
+
+#endif

@@ -1,0 +1,491 @@
+/* The training loop: see trainer.h. */
+#include "train/trainer.h"
+
+#include <jansson.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/timing.h"
+#include "format/hf_config.h"
+#include "model/flops.h"
+#include "train/checkpoint.h"
+#include "train/optimizer.h"
+#include "train/run_log.h"
+
+enum { TIMED_STEPS = 512, MOST_SKIPPED_IN_A_ROW = 10 };
+
+/* What changes from step to step, and with parameters and moments is the whole state. */
+typedef struct progress {
+    int64_t step, tokens, sequences; /* sequences: position in the data */
+    double flops;
+    int64_t skipped, skipped_in_a_row;
+    double last_loss, best_loss; /* best held-out loss, infinite before the first */
+} progress;
+
+struct trainer {
+    model *m;
+    train_options options;
+    const char *dir;
+    uint64_t fingerprint;
+    batcher train_batches, heldout_batches;
+    bool has_heldout;
+    optimizer optimizer;
+    workspace *ws;
+    evaluator evaluator;
+    int32_t *tokens, *targets; /* [batch, T] */
+    int64_t total;
+    double step_flops;
+    progress at;
+    double seconds[TIMED_STEPS]; /* ring of step times of this process */
+    int64_t timed;
+    train_eval_info evaluated;
+    FILE *log;
+};
+
+train_options train_options_default(void)
+{
+    return (train_options){.batch = 16, .grad_accum = 1, .lr = 1e-3, .min_lr = -1, .warmup = -1, .weight_decay = 0.1,
+                           .clip = 1, .beta1 = 0.9, .beta2 = 0.95, .epsilon = 1e-8, .seed = 1, .log_every = 10,
+                           .eval_tokens = 65536};
+}
+
+static fathom_status refuse(fathom_error *err, const char *name, double value, const char *want)
+{
+    return status_fail(err, FATHOM_INVALID_ARGUMENT, "%s: %g: must be %s", name, value, want);
+}
+
+fathom_status train_options_check(const train_options *o, fathom_error *err)
+{
+    if ((o->steps > 0) + (o->flops > 0) + (o->epochs > 0) != 1)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "exactly one of steps, flops and epochs must be given, above 0");
+    const struct {
+        const char *name;
+        double value;
+        bool good;
+        const char *want;
+    } checks[] = {
+        {"batch", (double)o->batch, o->batch >= 1 && o->batch <= 1 << 20, "1 to 1048576"},
+        {"grad-accum", (double)o->grad_accum, o->grad_accum >= 1 && o->grad_accum <= 1 << 20, "1 to 1048576"},
+        {"lr", o->lr, o->lr > 0 && o->lr < 100, "above 0 and below 100"},
+        {"min-lr", o->min_lr, o->min_lr <= o->lr, "at most lr"},
+        {"weight-decay", o->weight_decay, o->weight_decay >= 0 && o->weight_decay < 100, "0 to 100"},
+        {"clip", o->clip, o->clip >= 0 && isfinite(o->clip), "0 (off) or above"},
+        {"beta1", o->beta1, o->beta1 >= 0 && o->beta1 < 1, "in [0, 1)"},
+        {"beta2", o->beta2, o->beta2 >= 0 && o->beta2 < 1, "in [0, 1)"},
+        {"epsilon", o->epsilon, o->epsilon > 0 && o->epsilon < 1, "in (0, 1)"},
+        {"eval-every", (double)o->eval_every, o->eval_every >= 0, "0 or above"},
+        {"save-every", (double)o->save_every, o->save_every >= 0, "0 or above"},
+        {"log-every", (double)o->log_every, o->log_every >= 0, "0 or above"},
+        {"eval-tokens", (double)o->eval_tokens, o->eval_tokens >= 0, "0 or above"},
+        {"flops", o->flops, isfinite(o->flops), "finite"},
+        {"epochs", o->epochs, isfinite(o->epochs), "finite"},
+    };
+    for (size_t i = 0; i < sizeof checks / sizeof *checks; i++)
+        if (!checks[i].good)
+            return refuse(err, checks[i].name, checks[i].value, checks[i].want);
+    return FATHOM_OK;
+}
+
+int64_t train_total_steps(const train_options *o, const model_config *c, int64_t train_windows)
+{
+    double steps = (double)o->steps;
+    const double sequences = (double)(o->batch * o->grad_accum);
+    if (o->flops > 0)
+        steps = round(o->flops / (flops_train(c, o->batch, c->seq_len) * (double)o->grad_accum));
+    else if (o->epochs > 0)
+        steps = ceil(o->epochs * (double)train_windows / sequences);
+    return steps < 1 ? 1 : steps > 1e15 ? (int64_t)1e15 : (int64_t)steps;
+}
+
+double train_learning_rate(const train_options *o, int64_t step, int64_t total)
+{
+    const double lowest = o->min_lr < 0 ? o->lr / 10 : o->min_lr;
+    int64_t warmup = o->warmup >= 0 ? o->warmup : total / 50 > 10 ? total / 50 : 10;
+    if (warmup > total / 2)
+        warmup = total / 2;
+    if (step < warmup)
+        return o->lr * (double)(step + 1) / (double)(warmup + 1);
+    const double done = total > warmup + 1 ? (double)(step - warmup) / (double)(total - 1 - warmup) : 0;
+    return lowest + 0.5 * (o->lr - lowest) * (1 + cos(3.14159265358979323846 * done));
+}
+
+/* State as JSON: the options that fix the trajectory, the data's identity, and progress. One list of fields serves writing,
+ * reading and comparing. */
+#define OPTION_FIELDS(X)                                                                                             \
+    X(steps, INTEGER) X(flops, REAL) X(epochs, REAL) X(batch, INTEGER) X(grad_accum, INTEGER) X(lr, REAL)             \
+    X(min_lr, REAL) X(warmup, INTEGER) X(weight_decay, REAL) X(clip, REAL) X(beta1, REAL) X(beta2, REAL)              \
+    X(epsilon, REAL) X(seed, INTEGER) X(eval_every, INTEGER) X(save_every, INTEGER) X(log_every, INTEGER)             \
+    X(eval_tokens, INTEGER)
+#define PROGRESS_FIELDS(X)                                                                                           \
+    X(step, INTEGER) X(tokens, INTEGER) X(sequences, INTEGER) X(flops, REAL) X(skipped, INTEGER)                      \
+    X(skipped_in_a_row, INTEGER) X(last_loss, REAL) X(best_loss, REAL)
+
+#define MAKE_INTEGER(value) json_integer((json_int_t)(value))
+#define MAKE_REAL(value) (isfinite(value) ? json_real(value) : json_null())
+
+static json_t *state_to_json(const trainer *t)
+{
+    json_t *options = json_object(), *state = json_object();
+#define PUT(name, kind) json_object_set_new(options, #name, MAKE_##kind(t->options.name));
+    OPTION_FIELDS(PUT)
+#undef PUT
+#define PUT(name, kind) json_object_set_new(state, #name, MAKE_##kind(t->at.name));
+    PROGRESS_FIELDS(PUT)
+#undef PUT
+    char fingerprint[17];
+    snprintf(fingerprint, sizeof fingerprint, "%016llx", (unsigned long long)t->fingerprint);
+    json_object_set_new(state, "format", json_integer(1));
+    json_object_set_new(state, "updates", json_integer((json_int_t)t->optimizer.updates));
+    json_object_set_new(state, "total_steps", json_integer((json_int_t)t->total));
+    json_object_set_new(state, "data", json_string(fingerprint));
+    json_object_set_new(state, "options", options);
+    return state;
+}
+
+static fathom_status bad_state(const char *dir, const char *field, fathom_error *err)
+{
+    return status_fail(err, FATHOM_FORMAT, "%s/trainer/state.json: %s: missing or of the wrong type", dir, field);
+}
+
+#define READ_INTEGER(at) (json_is_integer(at) ? (good = true, json_integer_value(at)) : (good = false, 0))
+#define READ_REAL(at)                                                                  \
+    (json_is_number(at) ? (good = true, json_number_value(at))                         \
+                        : (good = json_is_null(at), (double)INFINITY))
+
+static fathom_status options_from_json(const json_t *state, const char *dir, train_options *o, fathom_error *err)
+{
+    const json_t *options = json_object_get(state, "options");
+    bool good;
+#define GET(name, kind)                                              \
+    o->name = READ_##kind(json_object_get(options, #name));          \
+    if (!good)                                                       \
+        return bad_state(dir, "options." #name, err);
+    OPTION_FIELDS(GET)
+#undef GET
+    return FATHOM_OK;
+}
+
+static fathom_status progress_from_json(const json_t *state, const char *dir, progress *p, int64_t *updates,
+                                        fathom_error *err)
+{
+    bool good;
+#define GET(name, kind)                                              \
+    p->name = READ_##kind(json_object_get(state, #name));            \
+    if (!good)                                                       \
+        return bad_state(dir, #name, err);
+    PROGRESS_FIELDS(GET)
+#undef GET
+    *updates = READ_INTEGER(json_object_get(state, "updates"));
+    if (!good || *updates < 0 || *updates > p->step || p->step < 0 || p->sequences < 0)
+        return bad_state(dir, "step, sequences or updates", err);
+    return FATHOM_OK;
+}
+
+fathom_status trainer_saved_options(const char *dir, train_options *out, bool *found, fathom_error *err)
+{
+    json_t *state;
+    TRY(checkpoint_read_state(dir, &state, err));
+    *found = state != NULL;
+    fathom_status status = state ? options_from_json(state, dir, out, err) : FATHOM_OK;
+    json_decref(state);
+    return status;
+}
+
+static fathom_status differs(const char *dir, const char *name, fathom_error *err)
+{
+    return status_fail(err, FATHOM_INVALID_ARGUMENT, "%s: cannot resume: %s differs from the run's own", dir, name);
+}
+
+/* The trajectory must be the same; how often to log, evaluate and save may change. */
+static fathom_status check_same_run(const trainer *t, const json_t *state, fathom_error *err)
+{
+    train_options saved;
+    TRY(options_from_json(state, t->dir, &saved, err));
+    saved.eval_every = t->options.eval_every;
+    saved.save_every = t->options.save_every;
+    saved.log_every = t->options.log_every;
+    saved.eval_tokens = t->options.eval_tokens;
+#define COMPARE(name, kind)                     \
+    if (saved.name != t->options.name)          \
+        return differs(t->dir, #name, err);
+    OPTION_FIELDS(COMPARE)
+#undef COMPARE
+    const char *data = json_string_value(json_object_get(state, "data"));
+    if (!data || strtoull(data, NULL, 16) != t->fingerprint)
+        return differs(t->dir, "the training data", err);
+    return FATHOM_OK;
+}
+
+static fathom_status resume(trainer *t, const json_t *state, fathom_error *err)
+{
+    char *path = path_join(t->dir, "config.json");
+    model_config saved;
+    fathom_status status = path ? hf_config_read(path, &saved, err) : status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
+    free(path);
+    if (status == FATHOM_OK && !model_config_equal(&saved, &t->m->config))
+        status = differs(t->dir, "the model's shape (config.json)", err);
+    if (status == FATHOM_OK)
+        status = check_same_run(t, state, err);
+    if (status == FATHOM_OK)
+        status = progress_from_json(state, t->dir, &t->at, &t->optimizer.updates, err);
+    if (status == FATHOM_OK)
+        status = checkpoint_read_values(t->dir, t->m, t->optimizer.moment1, t->optimizer.moment2, err);
+    return status;
+}
+
+static fathom_status write_description(const trainer *t, fathom_error *err)
+{
+    char *config = path_join(t->dir, "config.json"), *generation = path_join(t->dir, "generation_config.json");
+    fathom_status status = config && generation ? FATHOM_OK : status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
+    if (status == FATHOM_OK)
+        status = hf_config_write(config, &t->m->config, err);
+    if (status == FATHOM_OK)
+        status = hf_generation_config_write(generation, &t->m->config, err);
+    free(config);
+    free(generation);
+    return status;
+}
+
+static fathom_status open_run(trainer *t, bool resume_wanted, fathom_error *err)
+{
+    json_t *state = NULL;
+    TRY(folder_create(t->dir, err));
+    TRY(checkpoint_read_state(t->dir, &state, err));
+    char *model_path = path_join(t->dir, "model.safetensors");
+    const bool occupied = state || (model_path && path_exists(model_path));
+    free(model_path);
+    fathom_status status = FATHOM_OK;
+    if (occupied && !resume_wanted)
+        status = status_fail(err, FATHOM_INVALID_ARGUMENT, "%s: already holds a model; resume it or train into another folder",
+                             t->dir);
+    else if (state)
+        status = resume(t, state, err);
+    else if (occupied)
+        status = status_fail(err, FATHOM_INVALID_ARGUMENT, "%s: holds a model but no trainer state to resume from", t->dir);
+    else
+        status = write_description(t, err);
+    json_decref(state);
+    if (status == FATHOM_OK)
+        status = run_log_open(t->dir, t->at.step, &t->log, err);
+    return status;
+}
+
+static fathom_status prepare(trainer *t, const trainer_input *in, fathom_error *err)
+{
+    const int64_t T = in->m->config.seq_len, batch = in->options->batch;
+    TRY(train_options_check(in->options, err));
+    TRY(batcher_init(&t->train_batches, in->train, T, in->options->seed, "training data", err));
+    t->has_heldout = in->heldout && in->heldout->count > 1;
+    if (t->has_heldout)
+        t->heldout_batches = (batcher){.tokens = in->heldout->tokens, .count = in->heldout->count, .T = T};
+    t->total = train_total_steps(in->options, &in->m->config, t->train_batches.windows);
+    t->step_flops = flops_train(&in->m->config, batch, T) * (double)in->options->grad_accum;
+    TRY(optimizer_init(&t->optimizer, in->m, err));
+    TRY(workspace_new(in->m, batch, T, true, &t->ws, err));
+    if (t->has_heldout)
+        TRY(evaluator_init(&t->evaluator, in->m, batch, T, err));
+    t->tokens = calloc((size_t)(batch * T), sizeof *t->tokens);
+    t->targets = calloc((size_t)(batch * T), sizeof *t->targets);
+    if (!t->tokens || !t->targets)
+        return status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
+    return in->dir ? open_run(t, in->resume, err) : FATHOM_OK;
+}
+
+fathom_status trainer_new(const trainer_input *in, trainer **out, fathom_error *err)
+{
+    *out = NULL;
+    trainer *t = calloc(1, sizeof *t);
+    if (!t)
+        return status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
+    t->m = in->m;
+    t->options = *in->options;
+    t->dir = in->dir;
+    t->fingerprint = in->fingerprint;
+    t->at.last_loss = t->at.best_loss = INFINITY;
+    fathom_status status = prepare(t, in, err);
+    if (status != FATHOM_OK) {
+        trainer_free(t);
+        return status;
+    }
+    *out = t;
+    return FATHOM_OK;
+}
+
+void trainer_free(trainer *t)
+{
+    if (!t)
+        return;
+    if (t->log)
+        fclose(t->log);
+    evaluator_free(&t->evaluator);
+    workspace_free(t->ws);
+    optimizer_free(&t->optimizer, t->m);
+    free(t->tokens);
+    free(t->targets);
+    free(t);
+}
+
+int64_t trainer_step_number(const trainer *t)
+{
+    return t->at.step;
+}
+
+int64_t trainer_total_steps(const trainer *t)
+{
+    return t->total;
+}
+
+size_t trainer_memory_bytes(const trainer *t)
+{
+    const int64_t batch = t->options.batch, T = t->m->config.seq_len;
+    return 4 * (size_t)t->m->list.size * sizeof(float) + workspace_bytes(t->m, batch, T, true) +
+           (t->has_heldout ? workspace_bytes(t->m, batch, T, false) : 0);
+}
+
+static double median_step_seconds(const trainer *t)
+{
+    double sorted[TIMED_STEPS];
+    const int64_t n = t->timed < TIMED_STEPS ? t->timed : TIMED_STEPS;
+    memcpy(sorted, t->seconds, (size_t)n * sizeof *sorted);
+    return timing_median(sorted, n);
+}
+
+static pass_result accumulate_gradients(trainer *t)
+{
+    const int64_t batch = t->options.batch, T = t->m->config.seq_len, accum = t->options.grad_accum;
+    pass_result total = {0};
+    for (int64_t a = 0; a < accum; a++) {
+        batcher_train(&t->train_batches, t->at.sequences + a * batch, batch, t->tokens, t->targets);
+        const train_input in = {.tokens = t->tokens, .targets = t->targets, .total_targets = batch * accum * T,
+                                .scale = 1 / (float)accum, .seed = t->options.seed,
+                                .noise_counter = (uint64_t)(t->at.sequences + a * batch) * (uint64_t)T};
+        const pass_result p = transformer_train(t->ws, &t->optimizer.grad_views, &in);
+        total.loss_sum += p.loss_sum;
+        total.targets += p.targets;
+        total.aux_loss += p.aux_loss / (double)accum;
+        total.agreed += p.agreed;
+        total.decided += p.decided;
+    }
+    return total;
+}
+
+void trainer_step(trainer *t, train_step_info *info)
+{
+    const train_options *o = &t->options;
+    const double began = timing_now();
+    const pass_result r = accumulate_gradients(t);
+    const double norm = optimizer_grad_norm(&t->optimizer, t->m), loss = r.loss_sum / (double)r.targets;
+    const double lr = train_learning_rate(o, t->at.step, t->total);
+    const bool good = isfinite(norm) && isfinite(loss);
+    if (good)
+        optimizer_update(&t->optimizer, t->m,
+                         &(optimizer_step){.lr = (float)lr, .beta1 = (float)o->beta1, .beta2 = (float)o->beta2,
+                                           .epsilon = (float)o->epsilon, .weight_decay = (float)o->weight_decay,
+                                           .clip = (float)o->clip},
+                         norm);
+    else
+        optimizer_skip(&t->optimizer, t->m);
+    t->at.step++;
+    t->at.sequences += o->batch * o->grad_accum;
+    t->at.tokens += r.targets;
+    t->at.flops += t->step_flops;
+    t->at.skipped += !good;
+    t->at.skipped_in_a_row = good ? 0 : t->at.skipped_in_a_row + 1;
+    if (good)
+        t->at.last_loss = loss;
+    const double seconds = timing_now() - began;
+    t->seconds[t->timed++ % TIMED_STEPS] = seconds;
+    *info = (train_step_info){.step = t->at.step, .total = t->total, .tokens = t->at.tokens, .flops = t->at.flops,
+                              .loss = loss, .lr = lr, .grad_norm = norm, .tokens_per_s = (double)r.targets / seconds,
+                              .aux_loss = r.decided ? r.aux_loss : NAN,
+                              .router_accuracy = r.decided ? (double)r.agreed / (double)r.decided : NAN,
+                              .skipped = !good, .seconds_left = seconds * (double)(t->total - t->at.step)};
+}
+
+static fathom_status save(trainer *t, const train_observer *observer, fathom_error *err)
+{
+    if (ferror(t->log))
+        return status_fail(err, FATHOM_IO, "%s/log.jsonl: cannot write", t->dir);
+    json_t *state = state_to_json(t);
+    if (!state)
+        return status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
+    fathom_status status = checkpoint_save(t->dir, t->m, t->optimizer.moment1, t->optimizer.moment2, state, err);
+    json_decref(state);
+    if (status == FATHOM_OK && observer->saved)
+        observer->saved(observer->user, t->at.step, t->dir);
+    return status;
+}
+
+static void evaluate(trainer *t, const train_observer *observer, const train_step_info *at)
+{
+    if (!t->has_heldout)
+        return;
+    const int64_t tokens = t->options.eval_tokens;
+    t->evaluated.step = t->at.step;
+    t->evaluated.topk = evaluator_run(&t->evaluator, &t->heldout_batches, ROUTING_TOPK, tokens);
+    t->evaluated.causal = model_routed_layers(&t->m->config)
+                              ? evaluator_run(&t->evaluator, &t->heldout_batches, ROUTING_CAUSAL, tokens)
+                              : t->evaluated.topk;
+    if (t->evaluated.topk.loss < t->at.best_loss)
+        t->at.best_loss = t->evaluated.topk.loss;
+    if (t->timed > 0) /* a finished run that is resumed says nothing new */
+        run_log_evaluation(t->log, at, &t->evaluated);
+    if (observer->evaluated)
+        observer->evaluated(observer->user, &t->evaluated);
+}
+
+static void summarize(const trainer *t, train_summary *out)
+{
+    const double seconds = median_step_seconds(t);
+    const double tokens = (double)(t->options.batch * t->options.grad_accum * t->m->config.seq_len);
+    *out = (train_summary){.steps = t->at.step, .tokens = t->at.tokens, .skipped = t->at.skipped,
+                           .params = t->m->list.size, .flops = t->at.flops, .train_loss = t->at.last_loss,
+                           .topk = t->evaluated.topk, .causal = t->evaluated.causal, .ms_per_step = 1e3 * seconds,
+                           .tokens_per_s = seconds > 0 ? tokens / seconds : 0};
+}
+
+static bool due(int64_t every, int64_t step)
+{
+    return every > 0 && step % every == 0;
+}
+
+static fathom_status run_steps(trainer *t, const train_observer *observer, const volatile sig_atomic_t *stop,
+                               fathom_error *err)
+{
+    train_step_info info = {.step = t->at.step, .tokens = t->at.tokens, .flops = t->at.flops};
+    bool saved = t->at.step == t->total;
+    while (t->at.step < t->total) {
+        trainer_step(t, &info);
+        const bool last = t->at.step == t->total;
+        info.seconds_left = median_step_seconds(t) * (double)(t->total - t->at.step);
+        if (info.skipped || last || due(t->options.log_every, info.step))
+            run_log_step(t->log, &info);
+        if (observer->step)
+            observer->step(observer->user, &info);
+        if (t->at.skipped_in_a_row >= MOST_SKIPPED_IN_A_ROW)
+            return status_fail(err, FATHOM_DIVERGED, "%s: step %lld: loss or gradient not finite in %d steps in a row; "
+                               "the last checkpoint is kept", t->dir, (long long)info.step, MOST_SKIPPED_IN_A_ROW);
+        if (!last && due(t->options.eval_every, info.step))
+            evaluate(t, observer, &info);
+        const bool stopping = stop && *stop;
+        saved = (due(t->options.save_every, info.step) || stopping) && t->at.skipped_in_a_row == 0;
+        if (saved)
+            TRY(save(t, observer, err));
+        if (stopping && !last)
+            return status_fail(err, FATHOM_INTERRUPTED, "%s: interrupted after step %lld of %lld; resume to go on",
+                               t->dir, (long long)info.step, (long long)t->total);
+    }
+    evaluate(t, observer, &info);
+    return saved ? FATHOM_OK : save(t, observer, err);
+}
+
+fathom_status trainer_run(trainer *t, const train_observer *observer, const volatile sig_atomic_t *stop,
+                          train_summary *summary, fathom_error *err)
+{
+    const train_observer silent = {0};
+    fathom_status status = run_steps(t, observer ? observer : &silent, stop, err);
+    summarize(t, summary);
+    return status;
+}

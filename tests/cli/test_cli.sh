@@ -1,0 +1,137 @@
+# The command line on good and on bad input: JSON keys, exit codes, one line that names the thing, nothing on disk harmed.
+. "$(dirname "$0")/../tap.sh"
+
+awk 'BEGIN { for (i = 0; i < 600; i++) print "line " i " of a text that says little, " i * 7 % 13 " times" }' >"$work/text.txt"
+shape="--layers 2 --dim 32 --heads 2 --ffn 64 --seq-len 32 --batch 4 --threads 1"
+mod="--mod topk --mod-capacity 0.25"
+
+"$fathom" train --data "$work/text.txt" --out "$work/run" --steps 12 --json $shape $mod >"$work/train.json" 2>"$work/err"
+check "train" test $? -eq 0
+for key in steps tokens flops train_loss eval_loss eval_loss_causal tokens_per_s ms_per_step params; do
+    check "train --json has $key" test -n "$(field "$work/train.json" $key)"
+done
+check "train --json is one line" test "$(wc -l <"$work/train.json")" -eq 1
+for file in config.json model.safetensors tokenizer.json generation_config.json log.jsonl trainer/state.json trainer/optimizer.safetensors; do
+    check "run directory has $file" test -s "$work/run/$file"
+done
+check "log.jsonl shows router_accuracy" grep -q '"router_accuracy": 0\.' "$work/run/log.jsonl"
+for routing in topk causal; do
+    "$fathom" eval "$work/run" --data "$work/text.txt" --routing $routing --json >"$work/eval.json" 2>/dev/null
+    for key in loss perplexity bits_per_byte tokens routing routed_fraction forward_flops_per_token; do
+        check "eval --routing $routing has $key" test -n "$(field "$work/eval.json" $key)"
+    done
+    check "eval says its routing" test "$(field "$work/eval.json" routing)" = $routing
+done
+"$fathom" generate "$work/run" --prompt "line " --max-tokens 12 --json >"$work/gen.json" 2>/dev/null
+for key in tokens tokens_per_s prefill_tokens_per_s routed_fraction kv_bytes; do
+    check "generate --json has $key" test -n "$(field "$work/gen.json" $key)"
+done
+check "generate --json has text" grep -q '"text"' "$work/gen.json"
+check "same seed, same text" test "$("$fathom" generate "$work/run" --prompt a --max-tokens 20 --seed 3 2>/dev/null | cksum)" = \
+    "$("$fathom" generate "$work/run" --prompt a --max-tokens 20 --seed 3 2>/dev/null | cksum)"
+"$fathom" flops "$work/run" --json >"$work/flops.json"
+for key in forward_flops_per_token vanilla_forward_flops_per_token ratio params; do
+    check "flops --json has $key" test -n "$(field "$work/flops.json" $key)"
+done
+"$fathom" bench gemm --json >"$work/gemm.json"
+check "bench gemm has gemm_gflops" test -n "$(field "$work/gemm.json" gemm_gflops)"
+"$fathom" bench train --steps 2 --json $shape >"$work/bench.json" 2>/dev/null
+for key in tokens_per_s ms_per_step gflops gemm_gflops utilisation; do
+    check "bench train has $key" test -n "$(field "$work/bench.json" $key)"
+done
+for command in train eval generate flops bench; do
+    check "$command --help" sh -c "'$fathom' $command --help | grep -q '^usage: fathom $command'"
+done
+printf '{"steps": 3, "layers": 2, "dim": 32, "heads": 2, "seq-len": 32, "batch": 2, "data": ["%s"]}' "$work/text.txt" >"$work/options.json"
+"$fathom" train --config "$work/options.json" --steps 2 --out "$work/configured" --json >"$work/configured.json" 2>/dev/null
+check "--config holds options and the command line wins" test "$(field "$work/configured.json" steps)" = 2
+printf '\377\376\200 not UTF-8 \300\300' >"$work/bytes.txt"
+for i in 1 2 3 4 5; do cat "$work/bytes.txt" "$work/bytes.txt" >"$work/more" && cp "$work/more" "$work/bytes.txt"; done
+check "bytes that are not UTF-8 train" "$fathom" train --data "$work/bytes.txt" --out "$work/bytes" --steps 2 $shape
+check "a held-out file of its own" "$fathom" train --data "$work/text.txt" --val-data "$work/bytes.txt" --out "$work/val" --steps 2 $shape
+
+sums() { (cd "$work/run" && find . -type f | sort | xargs cksum); }
+before=$(sums)
+train="$fathom train --out $work/new $shape --steps 5"
+refuses "unknown command" 2 "frobnicate" "$fathom" frobnicate
+refuses "unknown flag" 2 "--bogus" $train --data "$work/text.txt" --bogus 1
+refuses "unknown flag in --config" 2 "bogus" sh -c "echo '{\"bogus\": 1}' >$work/c.json; exec $train --config $work/c.json"
+refuses "flag without value" 2 "--lr" $train --data "$work/text.txt" --lr
+refuses "not a number" 2 "--lr: fast" $train --data "$work/text.txt" --lr fast
+refuses "no data" 2 "--data" $train
+refuses "no out" 2 "--out" "$fathom" train --data "$work/text.txt" --steps 5
+refuses "no budget" 2 "steps" "$fathom" train --data "$work/text.txt" --out "$work/new"
+refuses "missing file" 1 "$work/nothing.txt" $train --data "$work/nothing.txt"
+: >"$work/empty.txt"
+refuses "empty corpus" 1 "$work/empty.txt" $train --data "$work/empty.txt"
+mkdir "$work/empty"
+refuses "empty folder" 1 "$work/empty" $train --data "$work/empty"
+printf 'short' >"$work/short.txt"
+refuses "corpus shorter than a sequence" 1 "5 " $train --data "$work/short.txt" --val-fraction 0
+refuses "dim not divisible by heads" 2 "32 is not divisible by num_attention_heads 3" $train --data "$work/text.txt" --heads 3
+for capacity in 0 -0.5 1.5 nan x; do
+    refuses "capacity $capacity" 2 "--mod-capacity: $capacity" $train --data "$work/text.txt" --mod topk --mod-capacity $capacity
+done
+refuses "unknown router" 2 "--mod: magic" $train --data "$work/text.txt" --mod magic
+refuses "routed block out of range" 2 "--mod-layers: 7" $train --data "$work/text.txt" --mod topk --mod-layers 7
+refuses "learning rate" 2 "lr" $train --data "$work/text.txt" --lr -1
+refuses "a run is not overwritten" 1 "$work/run" "$fathom" train --data "$work/text.txt" --out "$work/run" --steps 5 $shape $mod
+refuses "resume with another shape" 1 "config.json" "$fathom" train --data "$work/text.txt" --out "$work/run" --resume --steps 12 $shape
+refuses "resume with another learning rate" 1 "lr" "$fathom" train --data "$work/text.txt" --out "$work/run" --resume $shape $mod --lr 0.5
+refuses "resume with other data" 1 "data" "$fathom" train --data "$work/bytes.txt" --out "$work/run" --resume $shape $mod
+refuses "folder under a file" 1 "$work/text.txt" "$fathom" train --data "$work/text.txt" --out "$work/text.txt/run" --steps 2 $shape
+refuses "unwritable folder" 1 "/proc/fathom" "$fathom" train --data "$work/text.txt" --out /proc/fathom --steps 2 $shape
+refuses "eval without data" 2 "--data" "$fathom" eval "$work/run"
+refuses "eval of nothing" 1 "$work/none" "$fathom" eval "$work/none" --data "$work/text.txt"
+refuses "unknown routing" 2 "--routing: best" "$fathom" eval "$work/run" --data "$work/text.txt" --routing best
+refuses "prompt too long" 1 "at most 32" "$fathom" generate "$work/run" --prompt "$(cat "$work/short.txt" "$work/options.json")" --max-tokens 9
+refuses "empty prompt" 1 "prompt" "$fathom" generate "$work/run" --prompt ""
+refuses "temperature" 1 "temperature" "$fathom" generate "$work/run" --prompt a --max-tokens 4 --temperature -1
+
+# Hostile model files, each a copy of the run with one thing broken.
+broken() { rm -rf "$work/bad" && cp -r "$work/run" "$work/bad"; }
+hostile() { refuses "$1" 1 "$2" "$fathom" eval "$work/bad" --data "$work/text.txt"; }
+broken && head -c 5000 "$work/run/model.safetensors" >"$work/bad/model.safetensors" && hostile "truncated model" "model.safetensors"
+broken && printf '\377\377\377\377\377\377\377\177{}' >"$work/bad/model.safetensors" && hostile "header length beyond the file" "model.safetensors"
+broken && printf '\000\000\200\014\000\000\000\000{' >"$work/bad/model.safetensors" &&
+    truncate -s 210000000 "$work/bad/model.safetensors" && hostile "200 MB header" "model.safetensors"
+broken && rm "$work/bad/model.safetensors" && hostile "model without values" "model.safetensors"
+broken && sed -i 's/"hidden_size": 32/"hidden_size": "32"/' "$work/bad/config.json" && hostile "config.json with a wrong type" "hidden_size"
+broken && sed -i 's/"hidden_size": 32/"hidden_size": 64/' "$work/bad/config.json" && hostile "tensors of another shape" "embed_tokens"
+broken && sed -i 's/"capacity": 0.25/"capacity": 7/' "$work/bad/config.json" && hostile "capacity out of range in config.json" "capacity"
+broken && echo '{' >"$work/bad/config.json" && hostile "config.json that is not JSON" "config.json"
+broken && echo '{}' >"$work/bad/tokenizer.json" && hostile "tokenizer.json without a model" "tokenizer.json"
+broken && echo '{"format": 1}' >"$work/bad/trainer/state.json" &&
+    refuses "state.json without its fields" 1 "state.json" "$fathom" train --data "$work/text.txt" --out "$work/bad" --resume $shape $mod
+check "nothing on disk was harmed" test "$(sums)" = "$before"
+check "refused runs leave no model" test ! -e "$work/new/model.safetensors"
+
+# A disk that fills up: files may not pass 20 blocks of 512 bytes, and the signal for it is ignored, so that writes fail.
+"$fathom" train --data "$work/text.txt" --out "$work/full" --steps 4 $shape $mod >/dev/null 2>&1
+full=$(cksum <"$work/full/model.safetensors")
+"$fathom" train --data "$work/text.txt" --out "$work/half" --steps 400 --save-every 1 $shape $mod >/dev/null 2>&1 &
+child=$!
+while [ ! -e "$work/half/trainer/state.json" ]; do sleep 0.05; done
+kill -9 $child
+wait $child 2>/dev/null
+half=$("$fathom" eval "$work/half" --data "$work/text.txt" --json 2>/dev/null | cksum)
+refuses "disk full while saving" 1 "cannot write" sh -c "trap '' XFSZ; ulimit -f 20; exec '$fathom' train --data '$work/text.txt' --out '$work/half' --resume"
+check "disk full: the last checkpoint is still there" test "$("$fathom" eval "$work/half" --data "$work/text.txt" --json 2>/dev/null | cksum)" = "$half"
+check "disk full: no half-written checkpoint is left" test ! -e "$work/half/trainer.new"
+check "disk full: resuming works once there is room" "$fathom" train --data "$work/text.txt" --out "$work/half" --resume --save-every 100
+check "another run is untouched" test "$(cksum <"$work/full/model.safetensors")" = "$full"
+if [ -w /dev/full ]; then
+    "$fathom" flops --json >/dev/full 2>"$work/err"
+    check "stdout that cannot be written" test $? -eq 1
+    check "stdout that cannot be written is named" grep -q '^fathom: stdout' "$work/err"
+fi
+
+# Ctrl-C finishes the step, saves, exits with 130.
+"$fathom" train --data "$work/text.txt" --out "$work/int" --steps 100000 $shape >/dev/null 2>"$work/err" &
+child=$!
+while [ ! -s "$work/int/log.jsonl" ]; do sleep 0.05; done
+kill -INT $child
+wait $child
+check "Ctrl-C exits with 130" test $? -eq 130
+check "Ctrl-C leaves a checkpoint" "$fathom" eval "$work/int" --data "$work/text.txt"
+finish

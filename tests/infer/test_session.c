@@ -1,0 +1,290 @@
+/* Causal inference: prefill equals single steps, later tokens never change earlier logits, the cache holds what was routed,
+ * generation stops where it should. */
+#include <math.h>
+#include <stdio.h>
+
+#include "infer/sampler.h"
+#include "infer/session.h"
+#include "model/tiny.h"
+
+enum { T = 23 };
+
+static const struct {
+    mod_router router;
+    mod_gate gate;
+    mod_causal causal;
+} kinds[] = {
+    {MOD_ROUTER_NONE, MOD_GATE_RAW, MOD_CAUSAL_PREDICTOR},
+    {MOD_ROUTER_TOPK, MOD_GATE_RAW, MOD_CAUSAL_PREDICTOR},
+    {MOD_ROUTER_TOPK, MOD_GATE_SIGMOID, MOD_CAUSAL_AUX},
+    {MOD_ROUTER_TOPK, MOD_GATE_ONE, MOD_CAUSAL_PREDICTOR},
+    {MOD_ROUTER_STOCHASTIC, MOD_GATE_ONE, MOD_CAUSAL_NOISE},
+};
+enum { KINDS = sizeof kinds / sizeof *kinds };
+
+static fathom_model make(int kind)
+{
+    const model_config c = tiny_config(kinds[kind].router, kinds[kind].gate, kinds[kind].causal);
+    fathom_model owner = {.m = tiny_model(&c, 11 + (uint64_t)kind)};
+    fathom_error err;
+    assert_int_equal(tokenizer_bytes(&owner.tok, &err), FATHOM_OK);
+    return owner;
+}
+
+static void release(fathom_model *owner)
+{
+    tokenizer_free(owner->tok);
+    model_free(&owner->m);
+}
+
+static fathom_session *start(const fathom_model *owner)
+{
+    fathom_session *s;
+    fathom_error err;
+    if (fathom_session_new(owner, 0, &s, &err) != FATHOM_OK)
+        fail_msg("%s", err.message);
+    return s;
+}
+
+static void append(fathom_session *s, const int32_t *tokens, size_t n)
+{
+    fathom_error err;
+    if (fathom_session_append(s, tokens, n, &err) != FATHOM_OK)
+        fail_msg("%s", err.message);
+}
+
+static double distance(const float *a, const float *b, int64_t n)
+{
+    double most = 0, scale = 0;
+    for (int64_t i = 0; i < n; i++) {
+        most = fmax(most, fabs((double)(a[i] - b[i])));
+        scale = fmax(scale, fabs((double)b[i]));
+    }
+    return most / scale;
+}
+
+static void prefill_equals_steps(void **state)
+{
+    (void)state;
+    for (int kind = 0; kind < KINDS; kind++) {
+        fathom_model owner = make(kind);
+        int32_t tokens[T];
+        tiny_tokens(tokens, T, 37, 1);
+        fathom_session *steps = start(&owner), *whole = start(&owner), *parts = start(&owner);
+        for (size_t n = 1; n <= T; n++) {
+            append(steps, tokens + n - 1, 1);
+            fathom_session_reset(whole);
+            append(whole, tokens, n);
+            assert_true(distance(fathom_session_logits(whole), fathom_session_logits(steps), 37) < 1e-4);
+            assert_int_equal(fathom_session_kv_bytes(whole), fathom_session_kv_bytes(steps));
+        }
+        append(parts, tokens, 7);
+        append(parts, tokens + 7, 9);
+        append(parts, tokens + 16, T - 16);
+        assert_true(distance(fathom_session_logits(parts), fathom_session_logits(steps), 37) < 1e-4);
+        const double routed = fathom_session_routed_fraction(steps);
+        if (kinds[kind].router == MOD_ROUTER_NONE)
+            assert_float_equal(routed, 1, 0);
+        else /* a test of routing that routes nothing or everything would show nothing */
+            assert_true(routed > 0.02 && routed < 0.98);
+        fathom_session_free(steps);
+        fathom_session_free(whole);
+        fathom_session_free(parts);
+        release(&owner);
+    }
+}
+
+/* Causal logits of every position, by one pass. */
+static void all_logits(const fathom_model *owner, const int32_t *tokens, float *logits)
+{
+    workspace *ws;
+    fathom_error err;
+    kv_layer cache[4];
+    float *room = calloc(4 * 2 * T * 12, sizeof *room);
+    int32_t position[4][T];
+    for (int l = 0; l < 4; l++)
+        cache[l] = (kv_layer){.k = room + 2 * l * T * 12, .v = room + (2 * l + 1) * T * 12, .position = position[l],
+                              .capacity = T};
+    assert_int_equal(workspace_new(&owner->m, 1, T, false, &ws, &err), FATHOM_OK);
+    pass_result r;
+    transformer_append(ws, cache, 0, tokens, T, T, logits, &r);
+    workspace_free(ws);
+    free(room);
+}
+
+static void the_future_changes_nothing(void **state)
+{
+    (void)state;
+    for (int kind = 0; kind < KINDS; kind++) {
+        fathom_model owner = make(kind);
+        int32_t tokens[T], changed[T];
+        static float before[T * 37], after[T * 37];
+        tiny_tokens(tokens, T, 37, 2);
+        all_logits(&owner, tokens, before);
+        for (int i = 0; i < T - 1; i++) {
+            tiny_tokens(changed, T, 37, 100 + (uint64_t)i);
+            memcpy(changed, tokens, (size_t)(i + 1) * sizeof *tokens);
+            changed[i + 1] = (tokens[i + 1] + 1) % 37;
+            all_logits(&owner, changed, after);
+            assert_true(distance(after, before, (i + 1) * 37) < 1e-5);
+            assert_true(distance(after + (i + 1) * 37, before + (i + 1) * 37, (T - 1 - i) * 37) > 1e-3);
+        }
+        release(&owner);
+    }
+}
+
+static void the_cache_holds_routed_tokens(void **state)
+{
+    (void)state;
+    fathom_model owner = make(1);
+    int32_t tokens[T];
+    tiny_tokens(tokens, T, 37, 3);
+    fathom_session *s = start(&owner);
+    append(s, tokens, T);
+    const double plain = 2, routed = 2 * fathom_session_routed_fraction(s); /* layers' worth of tokens */
+    assert_int_equal(fathom_session_kv_bytes(s), (int64_t)llround((plain + routed) * T) * 2 * 2 * 6 * 4);
+    fathom_session_free(s);
+    release(&owner);
+}
+
+static void bad_tokens_are_refused(void **state)
+{
+    (void)state;
+    fathom_model owner = make(0);
+    fathom_session *s = start(&owner);
+    fathom_error err;
+    const int32_t bad[] = {1, 37}, negative[] = {-1}, many[T + 1] = {0};
+    assert_null(fathom_session_logits(s));
+    assert_int_equal(fathom_session_append(s, bad, 2, &err), FATHOM_INVALID_ARGUMENT);
+    assert_non_null(strstr(err.message, "37"));
+    assert_int_equal(fathom_session_append(s, negative, 1, &err), FATHOM_INVALID_ARGUMENT);
+    assert_int_equal(fathom_session_append(s, many, T + 1, &err), FATHOM_INVALID_ARGUMENT);
+    assert_int_equal(fathom_session_length(s), 0);
+    fathom_session_free(s);
+    release(&owner);
+}
+
+static sampler make_sampler(fathom_generate_options o, int64_t vocab)
+{
+    sampler s;
+    fathom_error err;
+    if (sampler_init(&s, &o, vocab, &err) != FATHOM_OK)
+        fail_msg("%s", err.message);
+    return s;
+}
+
+static void sampler_follows_its_options(void **state)
+{
+    (void)state;
+    const float logits[] = {logf(0.5f), logf(0.3f), logf(0.15f), logf(0.05f)};
+    const struct {
+        fathom_generate_options o;
+        double expected[4];
+    } cases[] = {
+        {{.temperature = 0, .top_p = 1}, {1, 0, 0, 0}},
+        {{.temperature = 1, .top_p = 1}, {0.5, 0.3, 0.15, 0.05}},
+        {{.temperature = 1, .top_p = 1, .top_k = 2}, {0.625, 0.375, 0, 0}},
+        {{.temperature = 1, .top_p = 0.9f}, {0.5 / 0.95, 0.3 / 0.95, 0.15 / 0.95, 0}},
+        {{.temperature = 1, .top_p = 1, .min_p = 0.2f}, {0.5 / 0.95, 0.3 / 0.95, 0.15 / 0.95, 0}},
+        {{.temperature = 0.5f, .top_p = 1}, {0.25 / 0.365, 0.09 / 0.365, 0.0225 / 0.365, 0.0025 / 0.365}},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        sampler s = make_sampler(cases[i].o, 4);
+        double count[4] = {0};
+        const int draws = 20000;
+        for (int j = 0; j < draws; j++)
+            count[sampler_next(&s, logits)]++;
+        for (int j = 0; j < 4; j++)
+            assert_float_equal(count[j] / draws, cases[i].expected[j], 0.015);
+        sampler_free(&s);
+    }
+    sampler s = make_sampler((fathom_generate_options){.temperature = 1, .top_p = 1}, 3);
+    const float nothing[] = {NAN, NAN, NAN}, one[] = {NAN, 2, -INFINITY};
+    assert_int_equal(sampler_next(&s, nothing), 0);
+    assert_int_equal(sampler_next(&s, one), 1);
+    sampler_free(&s);
+}
+
+typedef struct collected {
+    char text[4096];
+    size_t length;
+    int pieces, limit;
+} collected;
+
+static int collect(const char *text, size_t bytes, void *user)
+{
+    collected *c = user;
+    memcpy(c->text + c->length, text, bytes);
+    c->length += bytes;
+    return ++c->pieces == c->limit;
+}
+
+/* A byte model whose head strongly prefers the byte after the last one, modulo 256: it writes any text we like. */
+static fathom_model counting_model(void)
+{
+    model_config c = model_config_default();
+    c.dim = 256;
+    c.heads = c.kv_heads = 4;
+    c.head_dim = 64;
+    c.layers = 1;
+    c.ffn = 8;
+    c.seq_len = 300;
+    c.tied = false;
+    fathom_model owner = {0};
+    fathom_error err;
+    const kernels kn = kernels_cpu();
+    assert_int_equal(model_init(&owner.m, &c, &kn, &err), FATHOM_OK);
+    assert_int_equal(tokenizer_bytes(&owner.tok, &err), FATHOM_OK);
+    for (int i = 0; i < 256; i++) {
+        owner.m.params.embed[i * 256 + i] = 1;
+        owner.m.params.head[((i + 1) % 256) * 256 + i] = 10;
+        owner.m.params.norm[i] = owner.m.params.layer[0].norm1[i] = owner.m.params.layer[0].norm2[i] = 1;
+    }
+    return owner;
+}
+
+static void generate_stops_where_it_should(void **state)
+{
+    (void)state;
+    fathom_model owner = counting_model();
+    fathom_error err;
+    fathom_generate_stats stats;
+    fathom_generate_options o = fathom_generate_defaults();
+    o.temperature = 0;
+    o.max_tokens = 10;
+    collected all = {0};
+    assert_int_equal(fathom_generate(&owner, "a", 1, &o, collect, &all, &stats, &err), FATHOM_OK);
+    assert_int_equal(all.length, 10);
+    assert_memory_equal(all.text, "bcdefghijk", 10);
+    assert_int_equal(stats.tokens, 10);
+    const char *const stop[] = {"xyz", "fgh", "ef!"};
+    o.stop = stop;
+    o.stop_count = 3;
+    collected stopped = {0};
+    assert_int_equal(fathom_generate(&owner, "a", 1, &o, collect, &stopped, &stats, &err), FATHOM_OK);
+    assert_int_equal(stopped.length, 4);
+    assert_memory_equal(stopped.text, "bcde", 4);
+    o.stop_count = 0;
+    collected cancelled = {.limit = 3};
+    assert_int_equal(fathom_generate(&owner, "a", 1, &o, collect, &cancelled, &stats, &err), FATHOM_OK);
+    assert_int_equal(cancelled.length, 3);
+    /* bytes 0xC3 0xC4 ... are lead bytes: held back, but never for ever and never lost */
+    collected raw = {0};
+    assert_int_equal(fathom_generate(&owner, "\xC2", 1, &o, collect, &raw, &stats, &err), FATHOM_OK);
+    assert_int_equal(raw.length, 10);
+    assert_memory_equal(raw.text, "\xC3\xC4\xC5\xC6\xC7\xC8\xC9\xCA\xCB\xCC", 10);
+    assert_int_equal(fathom_generate(&owner, "", 0, &o, collect, &raw, &stats, &err), FATHOM_INVALID_ARGUMENT);
+    o.max_tokens = 301;
+    assert_int_equal(fathom_generate(&owner, "a", 1, &o, collect, &raw, &stats, &err), FATHOM_INVALID_ARGUMENT);
+    release(&owner);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(prefill_equals_steps),          cmocka_unit_test(the_future_changes_nothing),
+        cmocka_unit_test(the_cache_holds_routed_tokens), cmocka_unit_test(bad_tokens_are_refused),
+        cmocka_unit_test(sampler_follows_its_options),   cmocka_unit_test(generate_stops_where_it_should),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

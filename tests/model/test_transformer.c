@@ -1,0 +1,231 @@
+/* Properties of the whole model. Its gradients are held against an outside reference in tests/reference. */
+#include <math.h>
+#include <stdio.h>
+
+#include "model/flops.h"
+#include "model/tiny.h"
+#include "model/transformer.h"
+
+enum { B = 3 };
+
+static workspace *make_workspace(const model *m, int64_t sequences, int64_t T, bool train)
+{
+    workspace *ws;
+    fathom_error err;
+    if (workspace_new(m, sequences, T, train, &ws, &err) != FATHOM_OK)
+        fail_msg("%s", err.message);
+    return ws;
+}
+
+static pass_result loss_of(const model *m, routing r, const int32_t *tokens, const int32_t *targets)
+{
+    workspace *ws = make_workspace(m, B, m->config.seq_len, false);
+    const pass_result p = transformer_loss(ws, r, false, B, m->config.seq_len, tokens, targets);
+    workspace_free(ws);
+    return p;
+}
+
+static void make_batch(const model *m, int32_t *tokens, int32_t *targets)
+{
+    tiny_tokens(tokens, B * m->config.seq_len, m->config.vocab, 5);
+    tiny_tokens(targets, B * m->config.seq_len, m->config.vocab, 6);
+}
+
+/* Capacity 1 and gate 1: every token goes through every block. Parameters that both have start alike from one seed. */
+static void full_capacity_equals_plain(void **state)
+{
+    (void)state;
+    model_config routed = tiny_config(MOD_ROUTER_TOPK, MOD_GATE_ONE, MOD_CAUSAL_PREDICTOR);
+    routed.mod.capacity[1] = routed.mod.capacity[3] = 1;
+    const model_config plain = model_config_plain(&routed);
+    model a = tiny_model(&routed, 1), b = tiny_model(&plain, 1);
+    fathom_error err;
+    assert_int_equal(model_randomize(&a, 9, &err), FATHOM_OK);
+    assert_int_equal(model_randomize(&b, 9, &err), FATHOM_OK);
+    int32_t tokens[B * 23], targets[B * 23];
+    make_batch(&a, tokens, targets);
+    const pass_result pa = loss_of(&a, ROUTING_TOPK, tokens, targets), pb = loss_of(&b, ROUTING_TOPK, tokens, targets);
+    assert_float_equal(pa.loss_sum / (double)pa.targets, pb.loss_sum / (double)pb.targets, 1e-5);
+    model_free(&a);
+    model_free(&b);
+}
+
+typedef struct train_result {
+    double loss;
+    float *grads;
+} train_result;
+
+static train_result gradients_of(model *m, const int32_t *tokens, const int32_t *targets)
+{
+    train_result r = {.grads = calloc((size_t)m->list.size, sizeof(float))};
+    model_params views;
+    params_view(&m->config, &m->list, r.grads, &views);
+    workspace *ws = make_workspace(m, B, m->config.seq_len, true);
+    const train_input in = {.tokens = tokens, .targets = targets, .total_targets = B * m->config.seq_len, .scale = 1,
+                            .seed = 3, .noise_counter = 17};
+    r.loss = transformer_train(ws, &views, &in).loss_sum;
+    workspace_free(ws);
+    return r;
+}
+
+static void same_bits_every_time(void **state)
+{
+    (void)state;
+    const model_config c = tiny_config(MOD_ROUTER_TOPK, MOD_GATE_RAW, MOD_CAUSAL_PREDICTOR);
+    model m = tiny_model(&c, 2);
+    int32_t tokens[B * 23], targets[B * 23];
+    make_batch(&m, tokens, targets);
+    const train_result first = gradients_of(&m, tokens, targets);
+    for (int i = 0; i < 5; i++) {
+        const train_result again = gradients_of(&m, tokens, targets);
+        assert_true(first.loss == again.loss);
+        assert_memory_equal(first.grads, again.grads, (size_t)m.list.size * sizeof(float));
+        free(again.grads);
+    }
+    free(first.grads);
+    model_free(&m);
+}
+
+/* The fast backend against plain C, through the whole model. */
+static void backends_agree(void **state)
+{
+    (void)state;
+    const mod_causal rules[] = {MOD_CAUSAL_PREDICTOR, MOD_CAUSAL_AUX};
+    for (int i = 0; i < 2; i++) {
+        const model_config c = tiny_config(MOD_ROUTER_TOPK, MOD_GATE_SIGMOID, rules[i]);
+        model m = tiny_model(&c, 3);
+        int32_t tokens[B * 23], targets[B * 23];
+        make_batch(&m, tokens, targets);
+        const train_result fast = gradients_of(&m, tokens, targets);
+        m.kn = kernels_ref();
+        const train_result plain = gradients_of(&m, tokens, targets);
+        assert_float_equal(fast.loss / plain.loss, 1, 1e-5);
+        double difference = 0, norm = 0;
+        for (int64_t j = 0; j < m.list.size; j++) {
+            difference += pow((double)(fast.grads[j] - plain.grads[j]), 2);
+            norm += pow((double)plain.grads[j], 2);
+        }
+        assert_true(norm > 0 && sqrt(difference / norm) < 1e-5);
+        free(fast.grads);
+        free(plain.grads);
+        m.kn = kernels_cpu();
+        model_free(&m);
+    }
+}
+
+/* A table that counts the FLOPs of what passes through it, as the formula means them. */
+static double counted;
+static kernels real;
+
+static void counting_gemm(const kernels *kn, const gemm_args *a)
+{
+    (void)kn;
+    counted += 2.0 * (double)a->m * (double)a->n * (double)a->k;
+    real.gemm(&real, a);
+}
+
+static void counting_rowdot(const kernels *kn, float *logit, const float *x, const float *w, const float *bias, int64_t n,
+                            int64_t d)
+{
+    (void)kn;
+    counted += 2.0 * (double)n * (double)d;
+    real.rowdot_forward(&real, logit, x, w, bias, n, d);
+}
+
+static void counting_attention(const kernels *kn, const attention_args *a)
+{
+    (void)kn;
+    const int32_t *kv = a->kv_start ? a->kv_start : a->q_start;
+    for (int64_t s = 0; s < a->sequences; s++) {
+        const double m = a->q_start[s + 1] - a->q_start[s], n = kv[s + 1] - kv[s];
+        counted += 4 * (m * (n - m) + m * (m + 1) / 2) * (double)(a->heads * a->head_dim);
+    }
+    real.attention_forward(&real, a);
+}
+
+static void flops_equal_the_formula(void **state)
+{
+    (void)state;
+    real = kernels_cpu();
+    for (int kind = 0; kind < 4; kind++) {
+        const mod_router router = kind == 0 ? MOD_ROUTER_NONE : kind == 3 ? MOD_ROUTER_STOCHASTIC : MOD_ROUTER_TOPK;
+        const mod_causal rule = kind == 1 ? MOD_CAUSAL_PREDICTOR : kind == 2 ? MOD_CAUSAL_AUX : MOD_CAUSAL_NOISE;
+        const model_config c = tiny_config(router, router == MOD_ROUTER_TOPK ? MOD_GATE_RAW : MOD_GATE_ONE,
+                                           router == MOD_ROUTER_NONE ? MOD_CAUSAL_PREDICTOR : rule);
+        model m = tiny_model(&c, 4);
+        m.kn.gemm = counting_gemm;
+        m.kn.rowdot_forward = counting_rowdot;
+        m.kn.attention_forward = counting_attention;
+        int32_t tokens[B * 23], targets[B * 23];
+        make_batch(&m, tokens, targets);
+        for (int causal = 0; causal < 2; causal++) {
+            counted = 0;
+            const pass_result p = loss_of(&m, causal ? ROUTING_CAUSAL : ROUTING_TOPK, tokens, targets);
+            assert_float_equal(p.flops / counted, 1, 1e-12);
+            if (!causal)
+                assert_float_equal(counted / (B * flops_forward(&c, c.seq_len, false)), 1, 1e-12);
+        }
+        /* training computes the causal rule too, and spends on the backward pass twice what the forward pass takes */
+        workspace *ws = make_workspace(&m, B, c.seq_len, false);
+        counted = 0;
+        transformer_loss(ws, ROUTING_TOPK, true, B, c.seq_len, tokens, targets);
+        assert_float_equal(counted / (B * flops_forward(&c, c.seq_len, true)), 1, 1e-12);
+        assert_float_equal(flops_train(&c, B, c.seq_len) / (3 * counted), 1, 1e-12);
+        workspace_free(ws);
+        model_free(&m);
+    }
+}
+
+/* DESIGN's formula written out for one block, so that flops.c is not its own judge. */
+static void flops_by_hand(void **state)
+{
+    (void)state;
+    model_config c = tiny_config(MOD_ROUTER_NONE, MOD_GATE_RAW, MOD_CAUSAL_PREDICTOR);
+    const double T = 23, d = 24, per_row = 2 * (d * (4 + 2 * 2) * 6 + 4 * 6 * d + 3 * d * 29);
+    const double block = T * per_row + 4 * T * (T + 1) / 2 * 4 * 6, head = 2 * T * d * 37;
+    assert_float_equal(flops_forward(&c, 23, true), 4 * block + head, 1e-6);
+    c = tiny_config(MOD_ROUTER_TOPK, MOD_GATE_RAW, MOD_CAUSAL_PREDICTOR);
+    const double k1 = 6, k3 = 9; /* 0.25 x 23 = 5.75, 0.4 x 23 = 9.2 */
+    const double routed = (k1 + k3) * per_row + 2 * (k1 * (k1 + 1) + k3 * (k3 + 1)) * 4 * 6;
+    const double routing = 2 * (2 * T * d + 2 * T * (d * 11 + 11));
+    assert_float_equal(flops_forward(&c, 23, true), 2 * block + routed + routing + head, 1e-6);
+}
+
+/* Top-k of a stream full of NaN must neither crash nor loop, and the loss must say NaN. */
+static void nan_is_seen(void **state)
+{
+    (void)state;
+    const model_config c = tiny_config(MOD_ROUTER_TOPK, MOD_GATE_RAW, MOD_CAUSAL_PREDICTOR);
+    model m = tiny_model(&c, 5);
+    m.values[3] = NAN;
+    int32_t tokens[B * 23], targets[B * 23];
+    make_batch(&m, tokens, targets);
+    tokens[0] = 0; /* the token whose embedding is NaN */
+    const train_result r = gradients_of(&m, tokens, targets);
+    assert_true(isnan(r.loss));
+    free(r.grads);
+    model_free(&m);
+}
+
+/* Memory of a training workspace grows linearly with T: no [T, T] for the whole batch. */
+static void memory_is_linear(void **state)
+{
+    (void)state;
+    model_config c = tiny_config(MOD_ROUTER_NONE, MOD_GATE_RAW, MOD_CAUSAL_PREDICTOR);
+    c.seq_len = 8192;
+    model m = tiny_model(&c, 6);
+    const double half = (double)workspace_bytes(&m, 4, 4096, true), whole = (double)workspace_bytes(&m, 4, 8192, true);
+    assert_true(whole < 2.1 * half);
+    model_free(&m);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(full_capacity_equals_plain), cmocka_unit_test(same_bits_every_time),
+        cmocka_unit_test(backends_agree),             cmocka_unit_test(flops_equal_the_formula),
+        cmocka_unit_test(flops_by_hand),              cmocka_unit_test(nan_is_seen),
+        cmocka_unit_test(memory_is_linear),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

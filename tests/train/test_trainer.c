@@ -1,0 +1,329 @@
+/* The trainer: learning, resuming bit for bit, steps without allocation, bad steps, budgets and the schedule. */
+#include <math.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "format/hf_config.h"
+#include "model/flops.h"
+#include "model/tiny.h"
+#include "train/checkpoint.h"
+#include "train/optimizer.h"
+#include "train/trainer.h"
+
+/* The linker sends our objects' allocations here (see CMakeLists.txt). What oneDNN does inside its own library is its own. */
+static volatile int allocations; /* volatile: the compiler believes that malloc changes nothing of ours */
+static volatile bool counting;
+void *__real_malloc(size_t);
+void *__real_calloc(size_t, size_t);
+void *__real_realloc(void *, size_t);
+void *__real_aligned_alloc(size_t, size_t);
+void *__wrap_malloc(size_t n);
+void *__wrap_calloc(size_t n, size_t size);
+void *__wrap_realloc(void *p, size_t n);
+void *__wrap_aligned_alloc(size_t alignment, size_t n);
+void *__wrap_malloc(size_t n)
+{
+    allocations += counting;
+    return __real_malloc(n);
+}
+void *__wrap_calloc(size_t n, size_t size)
+{
+    allocations += counting;
+    return __real_calloc(n, size);
+}
+void *__wrap_realloc(void *p, size_t n)
+{
+    allocations += counting;
+    return __real_realloc(p, n);
+}
+void *__wrap_aligned_alloc(size_t alignment, size_t n)
+{
+    allocations += counting;
+    return __real_aligned_alloc(alignment, n);
+}
+
+static int32_t text[4000];
+static corpus_part train_part = {.tokens = text, .count = 3600, .bytes = 3600};
+static corpus_part heldout_part = {.tokens = text + 3600, .count = 400, .bytes = 400};
+
+/* Something to learn: each token mostly follows from the one before. */
+static int fill_text(void **state)
+{
+    (void)state;
+    for (int i = 1; i < 4000; i++)
+        text[i] = rng_uniform(1, 50, (uint64_t)i) < 0.9 ? (text[i - 1] * 5 + 3) % 37 : (int32_t)(rng_uniform(1, 51, (uint64_t)i) * 37);
+    return 0;
+}
+
+static train_options quick(int64_t steps)
+{
+    train_options o = train_options_default();
+    o.steps = steps;
+    o.batch = 4;
+    o.grad_accum = 2;
+    o.lr = 3e-3;
+    o.log_every = 1;
+    o.eval_tokens = 0;
+    return o;
+}
+
+static model fresh(mod_router router, mod_causal causal)
+{
+    const model_config c = tiny_config(router, router == MOD_ROUTER_TOPK ? MOD_GATE_RAW : MOD_GATE_ONE, causal);
+    model m = tiny_model(&c, 1);
+    fathom_error err;
+    assert_int_equal(model_randomize(&m, 1, &err), FATHOM_OK);
+    return m;
+}
+
+static trainer *start(model *m, const train_options *o, const char *dir, bool resume)
+{
+    trainer *t;
+    fathom_error err;
+    const trainer_input in = {.m = m, .options = o, .train = &train_part, .heldout = &heldout_part, .fingerprint = 7,
+                              .dir = dir, .resume = resume};
+    if (trainer_new(&in, &t, &err) != FATHOM_OK)
+        fail_msg("%s", err.message);
+    return t;
+}
+
+static char *temporary_folder(void)
+{
+    const char *base = getenv("TMPDIR");
+    char *path = path_join(base ? base : "/tmp", "fathom-trainer-XXXXXX");
+    assert_non_null(mkdtemp(path));
+    return path;
+}
+
+static void remove_run(char *dir)
+{
+    char *inner = path_join(dir, "trainer");
+    folder_remove(inner, NULL);
+    folder_remove(dir, NULL);
+    free(inner);
+    free(dir);
+}
+
+static void every_kind_learns(void **state)
+{
+    (void)state;
+    const struct {
+        mod_router router;
+        mod_causal causal;
+    } kinds[] = {{MOD_ROUTER_NONE, MOD_CAUSAL_PREDICTOR}, {MOD_ROUTER_TOPK, MOD_CAUSAL_PREDICTOR},
+                 {MOD_ROUTER_TOPK, MOD_CAUSAL_AUX}, {MOD_ROUTER_STOCHASTIC, MOD_CAUSAL_NOISE}};
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        model m = fresh(kinds[i].router, kinds[i].causal);
+        const train_options o = quick(150);
+        char *dir = temporary_folder();
+        trainer *t = start(&m, &o, dir, false);
+        train_summary s;
+        fathom_error err;
+        assert_int_equal(trainer_run(t, NULL, NULL, &s, &err), FATHOM_OK);
+        assert_int_equal(s.steps, 150);
+        assert_int_equal(s.skipped, 0);
+        assert_true(s.topk.loss < 1.6); /* uniform: 3.61; the best possible: 0.68 */
+        assert_true(fabs(s.causal.loss - s.topk.loss) < 0.3);
+        assert_int_equal(s.topk.tokens, 399);
+        if (kinds[i].router == MOD_ROUTER_TOPK)
+            assert_true(s.topk.router_accuracy > 0.6);
+        trainer_free(t);
+        remove_run(dir);
+        model_free(&m);
+    }
+}
+
+static void a_step_allocates_nothing(void **state)
+{
+    (void)state;
+    const mod_router kinds[] = {MOD_ROUTER_NONE, MOD_ROUTER_TOPK, MOD_ROUTER_STOCHASTIC};
+    for (int i = 0; i < 3; i++) {
+        model m = fresh(kinds[i], kinds[i] == MOD_ROUTER_STOCHASTIC ? MOD_CAUSAL_NOISE : MOD_CAUSAL_PREDICTOR);
+        const train_options o = quick(20);
+        trainer *t = start(&m, &o, NULL, false);
+        train_step_info info;
+        allocations = 0;
+        counting = true;
+        void *volatile probe = malloc(1);
+        free(probe);
+        assert_int_equal(allocations, 1); /* the counter counts */
+        for (int step = 0; step < 5; step++)
+            trainer_step(t, &info);
+        counting = false;
+        assert_int_equal(allocations, 1);
+        trainer_free(t);
+        model_free(&m);
+    }
+}
+
+static volatile sig_atomic_t stop_now;
+static int64_t stop_at;
+
+static void stop_after(void *user, const train_step_info *info)
+{
+    (void)user;
+    stop_now = info->step == stop_at;
+}
+
+/* Interrupted at several places and resumed, a run ends with the bits of one that was not. */
+static void resuming_changes_no_bit(void **state)
+{
+    (void)state;
+    const train_options o = quick(30);
+    model whole = fresh(MOD_ROUTER_TOPK, MOD_CAUSAL_PREDICTOR);
+    char *dir = temporary_folder();
+    trainer *t = start(&whole, &o, dir, false);
+    train_summary s;
+    fathom_error err;
+    assert_int_equal(trainer_run(t, NULL, NULL, &s, &err), FATHOM_OK);
+    trainer_free(t);
+    remove_run(dir);
+    dir = temporary_folder();
+    const train_observer observer = {.step = stop_after};
+    const int64_t stops[] = {1, 7, 8, 29, 1000};
+    for (size_t i = 0; i < sizeof stops / sizeof *stops; i++) {
+        model m = fresh(MOD_ROUTER_TOPK, MOD_CAUSAL_PREDICTOR);
+        stop_at = stops[i];
+        stop_now = 0;
+        t = start(&m, &o, dir, true);
+        assert_int_equal(trainer_step_number(t), i ? stops[i - 1] : 0);
+        assert_int_equal(trainer_run(t, &observer, &stop_now, &s, &err), stops[i] < 30 ? FATHOM_INTERRUPTED : FATHOM_OK);
+        if (stops[i] > 30)
+            assert_memory_equal(m.values, whole.values, (size_t)m.list.size * sizeof(float));
+        trainer_free(t);
+        model_free(&m);
+    }
+    remove_run(dir);
+    model_free(&whole);
+}
+
+static void other_runs_are_refused(void **state)
+{
+    (void)state;
+    char *dir = temporary_folder();
+    model m = fresh(MOD_ROUTER_NONE, MOD_CAUSAL_PREDICTOR);
+    train_options o = quick(2);
+    trainer *t = start(&m, &o, dir, false);
+    train_summary s;
+    fathom_error err;
+    assert_int_equal(trainer_run(t, NULL, NULL, &s, &err), FATHOM_OK);
+    trainer_free(t);
+    trainer_input in = {.m = &m, .options = &o, .train = &train_part, .fingerprint = 7, .dir = dir};
+    assert_int_equal(trainer_new(&in, &t, &err), FATHOM_INVALID_ARGUMENT); /* would overwrite */
+    assert_non_null(strstr(err.message, dir));
+    in.resume = true;
+    in.fingerprint = 8;
+    assert_int_equal(trainer_new(&in, &t, &err), FATHOM_INVALID_ARGUMENT);
+    assert_non_null(strstr(err.message, "data"));
+    in.fingerprint = 7;
+    o.lr = 1;
+    assert_int_equal(trainer_new(&in, &t, &err), FATHOM_INVALID_ARGUMENT);
+    assert_non_null(strstr(err.message, "lr"));
+    o.lr = 3e-3;
+    model other = fresh(MOD_ROUTER_TOPK, MOD_CAUSAL_PREDICTOR);
+    in.m = &other;
+    assert_int_equal(trainer_new(&in, &t, &err), FATHOM_INVALID_ARGUMENT);
+    assert_non_null(strstr(err.message, "config.json"));
+    model_free(&other);
+    model_free(&m);
+    remove_run(dir);
+}
+
+/* A NaN in the parameters makes every step bad: each is skipped, the tenth ends the run, the checkpoint is not touched. */
+static void bad_steps_end_the_run(void **state)
+{
+    (void)state;
+    char *dir = temporary_folder();
+    model m = fresh(MOD_ROUTER_NONE, MOD_CAUSAL_PREDICTOR);
+    const train_options o = quick(40);
+    trainer *t = start(&m, &o, dir, false);
+    stop_at = 5;
+    stop_now = 0;
+    train_summary s;
+    fathom_error err;
+    const train_observer observer = {.step = stop_after};
+    assert_int_equal(trainer_run(t, &observer, &stop_now, &s, &err), FATHOM_INTERRUPTED);
+    m.params.norm[0] = NAN;
+    assert_int_equal(trainer_run(t, NULL, NULL, &s, &err), FATHOM_DIVERGED);
+    assert_int_equal(s.skipped, 10);
+    assert_int_equal(s.steps, 15);
+    trainer_free(t);
+    t = start(&m, &o, dir, true);
+    assert_int_equal(trainer_step_number(t), 5);
+    assert_true(isfinite(m.params.norm[0]));
+    assert_int_equal(trainer_run(t, NULL, NULL, &s, &err), FATHOM_OK);
+    trainer_free(t);
+    model_free(&m);
+    remove_run(dir);
+}
+
+static void budgets_and_schedule(void **state)
+{
+    (void)state;
+    const model_config c = tiny_config(MOD_ROUTER_NONE, MOD_GATE_RAW, MOD_CAUSAL_PREDICTOR);
+    train_options o = train_options_default();
+    o.batch = 4;
+    o.flops = 100.4 * flops_train(&c, 4, c.seq_len);
+    assert_int_equal(train_total_steps(&o, &c, 1000), 100);
+    o.flops = 0;
+    o.epochs = 1.5;
+    o.grad_accum = 2;
+    assert_int_equal(train_total_steps(&o, &c, 1000), 188);
+    fathom_error err;
+    o.steps = 3;
+    assert_int_equal(train_options_check(&o, &err), FATHOM_INVALID_ARGUMENT);
+    o.epochs = 0;
+    assert_int_equal(train_options_check(&o, &err), FATHOM_OK);
+    o.lr = NAN;
+    assert_int_equal(train_options_check(&o, &err), FATHOM_INVALID_ARGUMENT);
+    assert_non_null(strstr(err.message, "lr"));
+    o.lr = 1e-3;
+    o.warmup = 10;
+    o.min_lr = 1e-4;
+    double last = 0;
+    for (int64_t step = 0; step < 10; step++) {
+        assert_true(train_learning_rate(&o, step, 100) > last);
+        last = train_learning_rate(&o, step, 100);
+    }
+    assert_float_equal(train_learning_rate(&o, 10, 100), 1e-3, 1e-12);
+    for (int64_t step = 11; step < 100; step++) {
+        assert_true(train_learning_rate(&o, step, 100) < last || step == 11);
+        last = train_learning_rate(&o, step, 100);
+    }
+    assert_float_equal(last, 1e-4, 1e-12);
+}
+
+/* Two half batches accumulate to the gradient of the whole batch. */
+static void accumulation_equals_a_larger_batch(void **state)
+{
+    (void)state;
+    train_options halves = quick(3), whole = quick(3);
+    whole.batch = 8;
+    whole.grad_accum = 1;
+    model a = fresh(MOD_ROUTER_TOPK, MOD_CAUSAL_AUX), b = fresh(MOD_ROUTER_TOPK, MOD_CAUSAL_AUX);
+    trainer *ta = start(&a, &halves, NULL, false), *tb = start(&b, &whole, NULL, false);
+    train_step_info ia, ib;
+    for (int i = 0; i < 3; i++) {
+        trainer_step(ta, &ia);
+        trainer_step(tb, &ib);
+        assert_float_equal(ia.loss / ib.loss, 1, 1e-4);
+        assert_float_equal(ia.grad_norm / ib.grad_norm, 1, 1e-3);
+        assert_float_equal(ia.aux_loss / ib.aux_loss, 1, 1e-4);
+    }
+    trainer_free(ta);
+    trainer_free(tb);
+    model_free(&a);
+    model_free(&b);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_kind_learns),       cmocka_unit_test(a_step_allocates_nothing),
+        cmocka_unit_test(resuming_changes_no_bit), cmocka_unit_test(other_runs_are_refused),
+        cmocka_unit_test(bad_steps_end_the_run),   cmocka_unit_test(budgets_and_schedule),
+        cmocka_unit_test(accumulation_equals_a_larger_batch),
+    };
+    return cmocka_run_group_tests(tests, fill_text, NULL);
+}
