@@ -5,7 +5,7 @@
 set -eu
 fathom=$1
 out=${2:-demo-out}
-flops=${DEMO_FLOPS:-1.2e13}
+flops=${DEMO_FLOPS:-1e13}
 
 # Shapes near the optimum of this budget: docs/demo.md has the sizes that were tried.
 common="--layers 8 --seq-len 256 --batch 8 --lr 4e-3 --seed 1 --flops $flops --eval-tokens 262144"

@@ -3,7 +3,7 @@
 . "$(dirname "$0")/../tap.sh"
 
 awk 'BEGIN { for (i = 0; i < 3000; i++) print "row " i ": " i * i % 97 " and " i * 7 % 13 }' >"$work/text.txt"
-options="--data $work/text.txt --steps 1500 --save-every 3 --layers 4 --dim 32 --heads 2 --ffn 64 --seq-len 32 --batch 4 --mod topk
+options="--data $work/text.txt --steps 6000 --save-every 3 --layers 4 --dim 32 --heads 2 --ffn 64 --seq-len 32 --batch 4 --mod topk
     --mod-capacity 0.25 --lr 3e-3 --eval-tokens 2000 --threads 1"
 
 "$fathom" train $options --out "$work/whole" >/dev/null 2>&1
@@ -24,7 +24,7 @@ while [ $kills -lt 20 ] && [ $tries -lt 60 ]; do
             sed 's/^/# /' "$work/eval.err"
         }
     fi
-    [ -e "$work/killed/trainer/state.json" ] && grep -q '"step": 1500' "$work/killed/trainer/state.json" && break
+    [ -e "$work/killed/trainer/state.json" ] && grep -q '"step": 6000' "$work/killed/trainer/state.json" && break
 done
 echo "# $kills kills, $resumed resumptions, state at $(field "$work/killed/trainer/state.json" step 2>/dev/null | head -1)"
 check "the run was killed 20 times" test $kills -eq 20

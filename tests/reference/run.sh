@@ -16,4 +16,4 @@ for kind in plain untied raw sigmoid-aux raw-aux one stochastic; do
     done
 done
 # shellcheck disable=SC2086  # a list of folders
-/usr/bin/python3 "$here/check.py" $cases && /usr/bin/python3 "$here/check.py" --selftest
+/usr/bin/python3 "$here/check.py" $cases && /usr/bin/python3 "$here/check.py" --selftest "$work/raw-1"
