@@ -8,7 +8,8 @@ out=${2:-demo-out}
 flops=${DEMO_FLOPS:-1e13}
 
 # Shapes near the optimum of this budget: docs/demo.md has the sizes that were tried.
-common="--layers 8 --seq-len 256 --batch 8 --lr 4e-3 --seed 1 --flops $flops --eval-tokens 262144"
+shape="--layers 8 --seq-len 256 --batch 8"
+common="$shape --lr 4e-3 --seed 1 --flops $flops --eval-tokens 262144"
 large="--dim 64"
 small="--dim 48 --heads 2"
 mod="--mod-capacity 0.125 --mod-every 2"
@@ -45,6 +46,26 @@ row() {
     row stochastic "control: the same blocks routed at random ($large)" $large --mod stochastic $mod
 }
 
+# Step times are compared within one stretch of time, in turn: a machine's speed drifts over minutes.
+echo "--- step times, the four models in turn"
+step_time() {
+    name=$1
+    shift
+    # shellcheck disable=SC2086
+    "$fathom" bench train $shape --steps 50 "$@" --json 2>/dev/null | sed 's/.*"ms_per_step": *\([^,}]*\).*/\1/' >>"$out/$name.ms"
+}
+for round in 1 2 3 4 5; do
+    # shellcheck disable=SC2086
+    {
+        step_time plain $large
+        step_time small $small
+        step_time mod $large --mod topk $mod
+        step_time stochastic $large --mod stochastic $mod
+    }
+    echo "round $round of 5" >&2
+done
+median() { sort -n "$out/$1.ms" | sed -n 3p; }
+
 field() { sed -n "s/.*\"$2\": *\([^,}]*\).*/\1/p" "$1"; }
 {
     printf '\n%-24s %9s %11s %6s %8s %8s %8s %10s %8s\n' "" params "FLOPs/token" steps "loss" "loss" "ms per" "decode" "KV"
@@ -59,12 +80,12 @@ field() { sed -n "s/.*\"$2\": *\([^,}]*\).*/\1/p" "$1"; }
         esac
         printf '%-24s %9.0f %11.0f %6.0f %8.4f %8.4f %8.2f %10.0f %8.0f\n' "$title" "$(field "$t" params)" \
             "$(field "$out/$name.flops.json" forward_flops_per_token)" "$(field "$t" steps)" "$(field "$t" eval_loss)" \
-            "$(field "$t" eval_loss_causal)" "$(field "$t" ms_per_step)" \
+            "$(field "$t" eval_loss_causal)" "$(median $name)" \
             "$(field "$out/$name.generate.json" tokens_per_s)" "$(field "$out/$name.generate.json" kv_bytes)"
     done
     awk -v accuracy="$(field "$out/mod.train.json" router_accuracy)" \
         -v pf="$(field "$out/plain.flops.json" forward_flops_per_token)" -v mf="$(field "$out/mod.flops.json" forward_flops_per_token)" \
-        -v pm="$(field "$out/plain.train.json" ms_per_step)" -v mm="$(field "$out/mod.train.json" ms_per_step)" \
+        -v pm="$(median plain)" -v mm="$(median mod)" \
         -v pl="$(field "$out/plain.train.json" eval_loss_causal)" -v sl="$(field "$out/small.train.json" eval_loss_causal)" \
         -v ml="$(field "$out/mod.train.json" eval_loss_causal)" -v cl="$(field "$out/stochastic.train.json" eval_loss_causal)" \
         -v mt="$(field "$out/mod.train.json" eval_loss)" 'BEGIN {
