@@ -1,29 +1,26 @@
-/* The reference backend: every entry in plain C, one thread, sums in double. It is the yardstick that the fast backends are
- * held against, so it says the equations of kernels.h and nothing else. */
-#include "kernels/kernels.h"
-
+/* The reference backend: every entry of the table in plain C, one thread, sums in double. It is the yardstick that the tests
+ * hold the other backends against, so each function is its equation in kernels.h written down, and needs no scratch.
+ *
+ * The order of additions is the order of the loops: the same inputs give the same bits. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/rng.h"
+#include "kernels/kernels.h"
 
+enum { ALIGNMENT = 64 };
 enum { GATE_RAW, GATE_SIGMOID, GATE_ONE }; /* the order of mod_gate */
 
-static int64_t row_of(const int32_t *index, int64_t i)
-{
-    return index ? index[i] : i;
-}
-
-static double sigmoid(double x)
-{
-    return 1 / (1 + exp(-x));
-}
+/* --- memory: the host's own --- */
 
 static void *ref_mem_alloc(const kernels *kn, size_t bytes)
 {
     (void)kn;
-    return bytes > SIZE_MAX - 63 ? NULL : aligned_alloc(64, bytes ? (bytes + 63) / 64 * 64 : 64);
+    if (bytes > SIZE_MAX - ALIGNMENT)
+        return NULL;
+    const size_t blocks = bytes == 0 ? 1 : (bytes + ALIGNMENT - 1) / ALIGNMENT;
+    return aligned_alloc(ALIGNMENT, blocks * ALIGNMENT);
 }
 
 static void ref_mem_free(const kernels *kn, void *p)
@@ -35,48 +32,64 @@ static void ref_mem_free(const kernels *kn, void *p)
 static void ref_mem_copy(const kernels *kn, void *to, const void *from, size_t bytes)
 {
     (void)kn;
-    memcpy(to, from, bytes);
+    if (bytes > 0)
+        memcpy(to, from, bytes);
 }
 
 static void ref_mem_zero(const kernels *kn, void *p, size_t bytes)
 {
     (void)kn;
-    memset(p, 0, bytes);
+    if (bytes > 0)
+        memset(p, 0, bytes);
 }
 
 static size_t ref_scratch_bytes(const kernels *kn, const kernel_sizes *sizes)
 {
     (void)kn;
-    return (size_t)sizes->keys * 2 * sizeof(double); /* attention: one row of scores, one of their gradients */
+    (void)sizes;
+    return 0;
 }
+
+/* --- matrix product, embedding --- */
 
 static void ref_gemm(const kernels *kn, const gemm_args *a)
 {
     (void)kn;
+    const int64_t a_row = a->trans_a ? 1 : a->lda, a_col = a->trans_a ? a->lda : 1;
+    const int64_t b_row = a->trans_b ? 1 : a->ldb, b_col = a->trans_b ? a->ldb : 1;
     for (int64_t i = 0; i < a->m; i++)
         for (int64_t j = 0; j < a->n; j++) {
             double sum = 0;
             for (int64_t l = 0; l < a->k; l++)
-                sum += (double)(a->trans_a ? a->a[l * a->lda + i] : a->a[i * a->lda + l]) *
-                       (double)(a->trans_b ? a->b[j * a->ldb + l] : a->b[l * a->ldb + j]);
+                sum += (double)a->a[i * a_row + l * a_col] * (double)a->b[l * b_row + j * b_col];
             float *c = a->c + i * a->ldc + j;
-            *c = (float)((double)a->alpha * sum + (a->beta != 0 ? (double)a->beta * (double)*c : 0));
+            *c = (float)((double)a->alpha * sum + (a->beta == 0 ? 0 : (double)a->beta * (double)*c));
         }
 }
 
-static void ref_embed_forward(const kernels *kn, float *x, const float *table, const int32_t *tokens, int64_t n, int64_t d)
+static void ref_embed_forward(const kernels *kn, float *x, const float *table, const int32_t *tokens, int64_t n,
+                              int64_t d)
 {
     (void)kn;
     for (int64_t i = 0; i < n; i++)
-        memcpy(x + i * d, table + tokens[i] * d, (size_t)d * sizeof *x);
+        for (int64_t j = 0; j < d; j++)
+            x[i * d + j] = table[tokens[i] * d + j];
 }
 
-static void ref_embed_backward(const kernels *kn, float *dtable, const float *dx, const int32_t *tokens, int64_t n, int64_t d)
+static void ref_embed_backward(const kernels *kn, float *dtable, const float *dx, const int32_t *tokens, int64_t n,
+                               int64_t d)
 {
     (void)kn;
     for (int64_t i = 0; i < n; i++)
         for (int64_t j = 0; j < d; j++)
             dtable[tokens[i] * d + j] += dx[i * d + j];
+}
+
+/* --- RMSNorm --- */
+
+static int64_t row_of(const int32_t *index, int64_t i)
+{
+    return index ? index[i] : i;
 }
 
 static void ref_norm_forward(const kernels *kn, const norm_args *a)
@@ -86,18 +99,19 @@ static void ref_norm_forward(const kernels *kn, const norm_args *a)
     for (int64_t i = 0; i < a->n; i++) {
         const float *x = a->x + row_of(a->index, i) * d;
         float *out = a->out + i * d;
-        double sum = 0;
+        double squares = 0;
         for (int64_t j = 0; j < d; j++) {
-            out[j] = x[j] + (a->plus ? a->plus[i * d + j] : 0);
-            sum += (double)out[j] * (double)out[j];
+            out[j] = a->plus ? x[j] + a->plus[i * d + j] : x[j];
+            squares += (double)out[j] * (double)out[j];
         }
-        const double s = 1 / sqrt(sum / (double)d + (double)a->eps);
-        if (a->saved)
-            memcpy(a->saved + i * d, out, (size_t)d * sizeof *out);
+        const double s = 1 / sqrt(squares / (double)d + (double)a->eps);
+        for (int64_t j = 0; j < d; j++) {
+            if (a->saved)
+                a->saved[i * d + j] = out[j];
+            out[j] = (float)((double)out[j] * s * (double)a->weight[j]);
+        }
         if (a->rstd)
             a->rstd[i] = (float)s;
-        for (int64_t j = 0; j < d; j++)
-            out[j] = (float)((double)out[j] * s * (double)a->weight[j]);
     }
 }
 
@@ -113,13 +127,21 @@ static void ref_norm_backward(const kernels *kn, const norm_args *a)
         for (int64_t j = 0; j < d; j++)
             dot += (double)a->weight[j] * (double)dout[j] * (double)x[j];
         for (int64_t j = 0; j < d; j++) {
-            const double change = s * (double)a->weight[j] * (double)dout[j] - (double)x[j] * s * s * s / (double)d * dot +
-                                  (a->add ? (double)a->add[i * d + j] : 0);
-            dx[j] = (float)((a->accumulate ? (double)dx[j] : 0) + change);
-            a->dweight[j] += (float)((double)dout[j] * (double)x[j] * s);
+            double sum = s * (double)a->weight[j] * (double)dout[j] - (double)x[j] * s * s * s / (double)d * dot;
+            if (a->add)
+                sum += (double)a->add[i * d + j];
+            dx[j] = (float)(a->accumulate ? (double)dx[j] + sum : sum);
         }
     }
+    for (int64_t j = 0; j < d; j++) {
+        double sum = 0;
+        for (int64_t i = 0; i < a->n; i++)
+            sum += (double)a->dout[i * d + j] * (double)a->x[i * d + j] * (double)a->rstd[i];
+        a->dweight[j] += (float)sum;
+    }
 }
+
+/* --- attention --- */
 
 static void ref_rope(const kernels *kn, float *x, int64_t stride, int64_t n, int64_t heads, int64_t head_dim,
                      const float *table, const int32_t *position, int direction)
@@ -129,12 +151,12 @@ static void ref_rope(const kernels *kn, float *x, int64_t stride, int64_t n, int
     for (int64_t i = 0; i < n; i++)
         for (int64_t h = 0; h < heads; h++)
             for (int64_t j = 0; j < half; j++) {
+                const double c = (double)table[position[i] * head_dim + j];
+                const double s = direction * (double)table[position[i] * head_dim + half + j];
                 float *low = x + i * stride + h * head_dim + j, *high = low + half;
-                const float c = table[position[i] * head_dim + j];
-                const float s = (float)direction * table[position[i] * head_dim + half + j];
-                const float a = *low, b = *high;
-                *low = a * c - b * s;
-                *high = b * c + a * s;
+                const double a = (double)*low, b = (double)*high;
+                *low = (float)(a * c - b * s);
+                *high = (float)(b * c + a * s);
             }
 }
 
@@ -146,110 +168,112 @@ static double dot(const float *a, const float *b, int64_t n)
     return sum;
 }
 
-/* One query of one head: where it reads and writes. */
+static void axpy(float *y, double factor, const float *x, int64_t n)
+{
+    for (int64_t j = 0; j < n; j++)
+        y[j] = (float)((double)y[j] + factor * (double)x[j]);
+}
+
+static void zero_columns(float *x, int64_t stride, int64_t begin, int64_t end, int64_t width)
+{
+    for (int64_t i = begin; i < end; i++)
+        memset(x + i * stride, 0, (size_t)width * sizeof *x);
+}
+
+/* One query of one head: its rows of everything, and the keys [first, end) that it sees. */
 typedef struct query {
-    int64_t row, head, k0, visible; /* keys [k0, k0 + visible) */
-    int64_t kv_column;
-    const float *q;
+    int64_t row, first, end; /* rows of q and out; of k and v */
+    int64_t at, kv_at;       /* the head's first column in q and out; in k and v */
 } query;
 
-static query query_at(const attention_args *a, int64_t s, int64_t i, int64_t head)
+static void query_forward(const attention_args *a, int64_t head, query t)
 {
-    const int32_t *kv = a->kv_start ? a->kv_start : a->q_start;
-    const int64_t m = a->q_start[s + 1] - a->q_start[s], n = kv[s + 1] - kv[s], row = a->q_start[s] + i;
-    return (query){.row = row, .head = head, .k0 = kv[s], .visible = n - m + i + 1,
-                   .kv_column = head / (a->heads / a->kv_heads) * a->head_dim,
-                   .q = a->q + row * a->q_stride + head * a->head_dim};
-}
-
-/* The probabilities of a query, and the log of their sum. */
-static double probabilities(const attention_args *a, const query *q, double *p)
-{
+    const int64_t dh = a->head_dim;
+    const float *q = a->q + t.row * a->q_stride + t.at, *k = a->k + t.kv_at, *v = a->v + t.kv_at;
+    float *out = a->out + t.row * a->heads * dh + t.at;
+    const double scale = (double)a->scale;
     double top = -INFINITY, sum = 0;
-    for (int64_t j = 0; j < q->visible; j++) {
-        p[j] = (double)a->scale * dot(q->q, a->k + (q->k0 + j) * a->kv_stride + q->kv_column, a->head_dim);
-        top = p[j] > top ? p[j] : top;
-    }
-    for (int64_t j = 0; j < q->visible; j++)
-        sum += p[j] = exp(p[j] - top);
-    for (int64_t j = 0; j < q->visible; j++)
-        p[j] /= sum;
-    return top + log(sum);
+    for (int64_t j = t.first; j < t.end; j++)
+        top = fmax(top, scale * dot(q, k + j * a->kv_stride, dh));
+    for (int64_t j = t.first; j < t.end; j++)
+        sum += exp(scale * dot(q, k + j * a->kv_stride, dh) - top);
+    memset(out, 0, (size_t)dh * sizeof *out);
+    for (int64_t j = t.first; j < t.end; j++)
+        axpy(out, exp(scale * dot(q, k + j * a->kv_stride, dh) - top) / sum, v + j * a->kv_stride, dh);
+    if (a->lse)
+        a->lse[t.row * a->heads + head] = (float)(top + log(sum));
 }
 
-static void attend(const attention_args *a, const query *q)
+/* With p the probabilities: dv_j += p_j dout; the score's gradient is p_j (<dout, v_j> - <dout, out>). */
+static void query_backward(const attention_args *a, int64_t head, query t)
 {
-    double *p = a->scratch;
-    const double lse = probabilities(a, q, p);
-    if (a->lse)
-        a->lse[q->row * a->heads + q->head] = (float)lse;
-    for (int64_t c = 0; c < a->head_dim; c++) {
-        double sum = 0;
-        for (int64_t j = 0; j < q->visible; j++)
-            sum += p[j] * (double)a->v[(q->k0 + j) * a->kv_stride + q->kv_column + c];
-        a->out[(q->row * a->heads + q->head) * a->head_dim + c] = (float)sum;
+    const int64_t dh = a->head_dim, out_at = t.row * a->heads * dh + t.at;
+    const float *q = a->q + t.row * a->q_stride + t.at, *dout = a->dout + out_at;
+    float *dq = a->dq + t.row * a->q_stride + t.at;
+    const double lse = (double)a->lse[t.row * a->heads + head], delta = dot(dout, a->out + out_at, dh);
+    for (int64_t j = t.first; j < t.end; j++) {
+        const int64_t at = j * a->kv_stride + t.kv_at;
+        const double p = exp((double)a->scale * dot(q, a->k + at, dh) - lse);
+        const double dscore = (double)a->scale * p * (dot(dout, a->v + at, dh) - delta);
+        axpy(dq, dscore, a->k + at, dh);
+        axpy(a->dk + at, dscore, q, dh);
+        axpy(a->dv + at, p, dout, dh);
+    }
+}
+
+static void each_query(const attention_args *a, void (*visit)(const attention_args *, int64_t, query))
+{
+    const int32_t *kv_start = a->kv_start ? a->kv_start : a->q_start;
+    for (int64_t s = 0; s < a->sequences; s++) {
+        const int64_t begin = a->q_start[s], m = a->q_start[s + 1] - begin, n = kv_start[s + 1] - kv_start[s];
+        for (int64_t head = 0; head < a->heads; head++)
+            for (int64_t i = 0; i < m; i++)
+                visit(a, head, (query){.row = begin + i, .first = kv_start[s], .end = kv_start[s] + n - m + i + 1,
+                                       .at = head * a->head_dim,
+                                       .kv_at = head / (a->heads / a->kv_heads) * a->head_dim});
     }
 }
 
 static void ref_attention_forward(const kernels *kn, const attention_args *a)
 {
     (void)kn;
-    for (int64_t s = 0; s < a->sequences; s++)
-        for (int64_t i = 0; i < a->q_start[s + 1] - a->q_start[s]; i++)
-            for (int64_t head = 0; head < a->heads; head++) {
-                const query q = query_at(a, s, i, head);
-                attend(a, &q);
-            }
-}
-
-static void attend_backward(const attention_args *a, const query *q)
-{
-    double *p = a->scratch, mean = 0;
-    const int64_t dh = a->head_dim;
-    const float *dout = a->dout + (q->row * a->heads + q->head) * dh;
-    float *dq = a->dq + q->row * a->q_stride + q->head * dh;
-    double *dp = p + q->visible;
-    probabilities(a, q, p);
-    for (int64_t j = 0; j < q->visible; j++) {
-        dp[j] = dot(dout, a->v + (q->k0 + j) * a->kv_stride + q->kv_column, dh);
-        mean += p[j] * dp[j];
-    }
-    for (int64_t c = 0; c < dh; c++) {
-        double sum = 0;
-        for (int64_t j = 0; j < q->visible; j++) {
-            const int64_t at = (q->k0 + j) * a->kv_stride + q->kv_column + c;
-            const double ds = (double)a->scale * p[j] * (dp[j] - mean);
-            sum += ds * (double)a->k[at];
-            a->dk[at] += (float)(ds * (double)q->q[c]);
-            a->dv[at] += (float)(p[j] * (double)dout[c]);
-        }
-        dq[c] = (float)sum;
-    }
+    each_query(a, query_forward);
 }
 
 static void ref_attention_backward(const kernels *kn, const attention_args *a)
 {
     (void)kn;
-    for (int64_t row = a->q_start[0]; row < a->q_start[a->sequences]; row++) {
-        memset(a->dk + row * a->kv_stride, 0, (size_t)(a->kv_heads * a->head_dim) * sizeof *a->dk);
-        memset(a->dv + row * a->kv_stride, 0, (size_t)(a->kv_heads * a->head_dim) * sizeof *a->dv);
-    }
-    for (int64_t s = 0; s < a->sequences; s++)
-        for (int64_t i = 0; i < a->q_start[s + 1] - a->q_start[s]; i++)
-            for (int64_t head = 0; head < a->heads; head++) {
-                const query q = query_at(a, s, i, head);
-                attend_backward(a, &q);
-            }
+    const int64_t begin = a->q_start[0], end = a->q_start[a->sequences];
+    zero_columns(a->dq, a->q_stride, begin, end, a->heads * a->head_dim);
+    zero_columns(a->dk, a->kv_stride, begin, end, a->kv_heads * a->head_dim);
+    zero_columns(a->dv, a->kv_stride, begin, end, a->kv_heads * a->head_dim);
+    each_query(a, query_backward);
+}
+
+/* --- activations --- */
+
+static double sigmoid(double x)
+{
+    return 1 / (1 + exp(-x));
+}
+
+static double silu(double x)
+{
+    return x * sigmoid(x);
+}
+
+static double silu_slope(double x)
+{
+    const double s = sigmoid(x);
+    return s * (1 + x * (1 - s));
 }
 
 static void ref_swiglu_forward(const kernels *kn, float *out, const float *gate_up, int64_t n, int64_t f)
 {
     (void)kn;
     for (int64_t i = 0; i < n; i++)
-        for (int64_t j = 0; j < f; j++) {
-            const double g = (double)gate_up[i * 2 * f + j], u = (double)gate_up[i * 2 * f + f + j];
-            out[i * f + j] = (float)(g * sigmoid(g) * u);
-        }
+        for (int64_t j = 0; j < f; j++)
+            out[i * f + j] = (float)(silu((double)gate_up[2 * i * f + j]) * (double)gate_up[(2 * i + 1) * f + j]);
 }
 
 static void ref_swiglu_backward(const kernels *kn, float *dgate_up, const float *dout, const float *gate_up, int64_t n,
@@ -258,20 +282,20 @@ static void ref_swiglu_backward(const kernels *kn, float *dgate_up, const float 
     (void)kn;
     for (int64_t i = 0; i < n; i++)
         for (int64_t j = 0; j < f; j++) {
-            const int64_t at = i * 2 * f + j;
-            const double g = (double)gate_up[at], u = (double)gate_up[at + f], d = (double)dout[i * f + j], s = sigmoid(g);
-            dgate_up[at] = (float)(d * u * s * (1 + g * (1 - s)));
-            dgate_up[at + f] = (float)(d * g * s);
+            const int64_t gate = 2 * i * f + j, up = gate + f;
+            const double g = (double)gate_up[gate], u = (double)gate_up[up], o = (double)dout[i * f + j];
+            dgate_up[gate] = (float)(o * u * silu_slope(g));
+            dgate_up[up] = (float)(o * silu(g));
         }
 }
 
-static void ref_bias_silu_forward(const kernels *kn, float *out, const float *pre, const float *bias, int64_t n, int64_t p)
+static void ref_bias_silu_forward(const kernels *kn, float *out, const float *pre, const float *bias, int64_t n,
+                                  int64_t p)
 {
     (void)kn;
-    for (int64_t i = 0; i < n * p; i++) {
-        const double z = (double)pre[i] + (double)bias[i % p];
-        out[i] = (float)(z * sigmoid(z));
-    }
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t j = 0; j < p; j++)
+            out[i * p + j] = (float)silu((double)pre[i * p + j] + (double)bias[j]);
 }
 
 static void ref_bias_silu_backward(const kernels *kn, float *dpre, float *dbias, const float *dout, const float *pre,
@@ -279,15 +303,21 @@ static void ref_bias_silu_backward(const kernels *kn, float *dpre, float *dbias,
 {
     (void)kn;
     (void)scratch;
-    for (int64_t i = 0; i < n * p; i++) {
-        const double z = (double)pre[i] + (double)bias[i % p], s = sigmoid(z);
-        dpre[i] = (float)((double)dout[i] * s * (1 + z * (1 - s)));
-        dbias[i % p] += dpre[i];
+    for (int64_t j = 0; j < p; j++) {
+        double sum = 0;
+        for (int64_t i = 0; i < n; i++) {
+            const double dz = (double)dout[i * p + j] * silu_slope((double)pre[i * p + j] + (double)bias[j]);
+            dpre[i * p + j] = (float)dz;
+            sum += dz;
+        }
+        dbias[j] += (float)sum;
     }
 }
 
-static void ref_rowdot_forward(const kernels *kn, float *logit, const float *x, const float *w, const float *bias, int64_t n,
-                               int64_t d)
+/* --- routing --- */
+
+static void ref_rowdot_forward(const kernels *kn, float *logit, const float *x, const float *w, const float *bias,
+                               int64_t n, int64_t d)
 {
     (void)kn;
     for (int64_t i = 0; i < n; i++)
@@ -295,64 +325,71 @@ static void ref_rowdot_forward(const kernels *kn, float *logit, const float *x, 
 }
 
 static void ref_rowdot_backward(const kernels *kn, float *dx, const int32_t *index, float *dw, float *dbias,
-                                const float *dlogit, const float *x, const float *w, int64_t n, int64_t d, void *scratch)
+                                const float *dlogit, const float *x, const float *w, int64_t n, int64_t d,
+                                void *scratch)
 {
     (void)kn;
     (void)scratch;
-    for (int64_t i = 0; i < n; i++) {
-        for (int64_t j = 0; j < d; j++) {
-            dw[j] += dlogit[i] * x[i * d + j];
-            if (dx)
-                dx[row_of(index, i) * d + j] += dlogit[i] * w[j];
-        }
-        if (dbias)
-            *dbias += dlogit[i];
+    for (int64_t j = 0; j < d; j++) {
+        double sum = 0;
+        for (int64_t i = 0; i < n; i++)
+            sum += (double)dlogit[i] * (double)x[i * d + j];
+        dw[j] += (float)sum;
     }
+    double total = 0;
+    for (int64_t i = 0; i < n; i++) {
+        total += (double)dlogit[i];
+        if (dx)
+            axpy(dx + row_of(index, i) * d, (double)dlogit[i], w, d);
+    }
+    if (dbias)
+        *dbias += (float)total;
 }
 
-/* Is a to be chosen before b, at positions i < j? Ties go to the lower position, NaN is below every number. */
-static bool beats(float a, float b)
+/* Whether the logit at position s goes before the one at t. */
+static bool precedes(const float *logit, int64_t s, int64_t t)
 {
-    return b != b ? a == a : a > b;
+    const float a = logit[s], b = logit[t];
+    if (isnan(a) || isnan(b))
+        return isnan(a) && isnan(b) ? s < t : isnan(b) != 0;
+    return a > b || (a == b && s < t);
 }
 
-static void ref_topk(const kernels *kn, int32_t *index, uint8_t *member, const float *logit, int64_t B, int64_t T, int64_t k,
-                     void *scratch)
+static void ref_topk(const kernels *kn, int32_t *index, uint8_t *member, const float *logit, int64_t B, int64_t T,
+                     int64_t k, void *scratch)
 {
     (void)kn;
     (void)scratch;
-    for (int64_t b = 0; b < B; b++) {
-        const float *r = logit + b * T;
-        for (int64_t t = 0, chosen = 0; t < T; t++) {
-            int64_t before = 0; /* tokens that go before t */
-            for (int64_t o = 0; o < T; o++)
-                before += beats(r[o], r[t]) || (o < t && !beats(r[t], r[o]));
+    for (int64_t b = 0; b < B; b++)
+        for (int64_t t = 0; t < T; t++) {
+            int64_t before = 0;
+            for (int64_t s = 0; s < T; s++)
+                before += precedes(logit + b * T, s, t);
             member[b * T + t] = before < k;
             if (before < k)
-                index[b * k + chosen++] = (int32_t)(b * T + t);
+                *index++ = (int32_t)(b * T + t);
         }
-    }
 }
 
 static void ref_above(const kernels *kn, int32_t *index, int32_t *start, const float *logit, float threshold, int64_t B,
                       int64_t T)
 {
     (void)kn;
-    int32_t n = 0;
+    int32_t count = 0;
+    start[0] = 0;
     for (int64_t b = 0; b < B; b++) {
-        start[b] = n;
         for (int64_t i = b * T; i < (b + 1) * T; i++)
             if (logit[i] > threshold)
-                index[n++] = (int32_t)i;
+                index[count++] = (int32_t)i;
+        start[b + 1] = count;
     }
-    start[B] = n;
 }
 
 static void ref_gather_int(const kernels *kn, int32_t *to, const int32_t *from, const int32_t *index, int64_t n)
 {
     (void)kn;
     for (int64_t i = 0; i < n; i++)
-        to[i] = from[index[i]];
+        to[i] = from[row_of(index, i)];
 }
 
 static void ref_noise(const kernels *kn, float *out, uint64_t seed, uint64_t stream, uint64_t counter, int64_t n)
@@ -364,8 +401,9 @@ static void ref_noise(const kernels *kn, float *out, uint64_t seed, uint64_t str
 
 static double gate_value(const scatter_args *a, int64_t row)
 {
-    const double r = a->logit ? (double)a->logit[row] : 0;
-    return !a->logit || a->gate == GATE_ONE ? 1 : a->gate == GATE_SIGMOID ? sigmoid(r) : r;
+    if (!a->logit || a->gate == GATE_ONE)
+        return 1;
+    return a->gate == GATE_RAW ? (double)a->logit[row] : sigmoid((double)a->logit[row]);
 }
 
 static double gate_slope(const scatter_args *a, int64_t row)
@@ -373,7 +411,7 @@ static double gate_slope(const scatter_args *a, int64_t row)
     if (!a->logit || a->gate == GATE_ONE)
         return 0;
     const double s = sigmoid((double)a->logit[row]);
-    return a->gate == GATE_SIGMOID ? s * (1 - s) : 1;
+    return a->gate == GATE_RAW ? 1 : s * (1 - s);
 }
 
 static void ref_scatter_forward(const kernels *kn, const scatter_args *a)
@@ -381,8 +419,7 @@ static void ref_scatter_forward(const kernels *kn, const scatter_args *a)
     (void)kn;
     for (int64_t i = 0; i < a->n; i++) {
         const int64_t row = row_of(a->index, i);
-        for (int64_t j = 0; j < a->d; j++)
-            a->x[row * a->d + j] += (float)(gate_value(a, row) * (double)a->u[i * a->d + j]);
+        axpy(a->x + row * a->d, gate_value(a, row), a->u + i * a->d, a->d);
     }
 }
 
@@ -391,13 +428,18 @@ static void ref_scatter_backward(const kernels *kn, const scatter_args *a)
     (void)kn;
     for (int64_t i = 0; i < a->n; i++) {
         const int64_t row = row_of(a->index, i);
-        const double slope = gate_slope(a, row);
+        const float *dx = a->dx + row * a->d;
+        const double g = gate_value(a, row);
         for (int64_t j = 0; j < a->d; j++)
-            a->du[i * a->d + j] = (float)(gate_value(a, row) * (double)a->dx[row * a->d + j]);
-        if (a->dlogit)
-            a->dlogit[i] = slope != 0 ? (float)(slope * dot(a->dx + row * a->d, a->u + i * a->d, a->d)) : 0;
+            a->du[i * a->d + j] = (float)(g * (double)dx[j]);
+        if (!a->dlogit)
+            continue;
+        const bool flat = !a->logit || a->gate == GATE_ONE; /* u may be NULL */
+        a->dlogit[i] = flat ? 0 : (float)(gate_slope(a, row) * dot(dx, a->u + i * a->d, a->d));
     }
 }
+
+/* --- losses --- */
 
 static void ref_bce(const kernels *kn, bce_args *a)
 {
@@ -405,42 +447,49 @@ static void ref_bce(const kernels *kn, bce_args *a)
     a->loss = 0;
     a->agreed = 0;
     for (int64_t i = 0; i < a->n; i++) {
-        const double z = (double)a->logit[i], y = a->member[i] ? 1 : 0;
-        a->loss += fmax(z, 0) + log1p(exp(-fabs(z))) - y * z + 0 * z; /* fmax drops NaN: 0 z brings it back */
+        const double z = (double)a->logit[i], y = a->member[i];
+        /* softplus(z) = max(z, 0) + log(1 + exp(-|z|)), which does not overflow */
+        a->loss += (z > 0 ? z : 0) + log1p(exp(-fabs(z))) - y * z;
         a->agreed += (a->logit[i] > a->threshold) == (a->member[i] != 0);
         if (a->dlogit)
             a->dlogit[i] = (float)((double)a->scale * (sigmoid(z) - y) / (double)a->n);
     }
 }
 
-static void ref_cross_entropy(const kernels *kn, float *loss, float *logits, const int32_t *target, float scale, int64_t n,
-                              int64_t V)
+static void ref_cross_entropy(const kernels *kn, float *loss, float *logits, const int32_t *target, float scale,
+                              int64_t n, int64_t V)
 {
     (void)kn;
     for (int64_t i = 0; i < n; i++) {
         float *z = logits + i * V;
-        const bool counts = target[i] >= 0;
-        double top = (double)z[0], sum = 0;
+        double top = -INFINITY, sum = 0;
         for (int64_t j = 0; j < V; j++)
-            top = (double)z[j] > top ? (double)z[j] : top;
+            top = fmax(top, (double)z[j]);
         for (int64_t j = 0; j < V; j++)
             sum += exp((double)z[j] - top);
+        const bool counts = target[i] >= 0;
         loss[i] = counts ? (float)(top + log(sum) - (double)z[target[i]]) : 0;
-        for (int64_t j = 0; j < V && scale != 0; j++)
+        if (scale == 0)
+            continue;
+        for (int64_t j = 0; j < V; j++)
             z[j] = counts ? (float)((double)scale * (exp((double)z[j] - top) / sum - (j == target[i]))) : 0;
     }
 }
+
+/* --- optimizer, sums --- */
 
 static void ref_adamw(const kernels *kn, const adamw_args *a)
 {
     (void)kn;
     const double b1 = (double)a->beta1, b2 = (double)a->beta2, t = (double)a->step;
+    const double correct1 = 1 - pow(b1, t), correct2 = 1 - pow(b2, t);
     for (int64_t i = 0; i < a->n; i++) {
-        const double g = (double)a->g[i] * (double)a->grad_scale;
-        a->m[i] = (float)(b1 * (double)a->m[i] + (1 - b1) * g);
-        a->v[i] = (float)(b2 * (double)a->v[i] + (1 - b2) * g * g);
-        const double m = (double)a->m[i] / (1 - pow(b1, t)), v = (double)a->v[i] / (1 - pow(b2, t));
-        a->p[i] -= (float)((double)a->lr * (m / (sqrt(v) + (double)a->eps) + (double)a->decay * (double)a->p[i]));
+        const double g = (double)a->grad_scale * (double)a->g[i], p = (double)a->p[i];
+        const double m = b1 * (double)a->m[i] + (1 - b1) * g, v = b2 * (double)a->v[i] + (1 - b2) * g * g;
+        a->m[i] = (float)m;
+        a->v[i] = (float)v;
+        a->p[i] = (float)(p - (double)a->lr * (m / correct1 / (sqrt(v / correct2) + (double)a->eps)
+                                               + (double)a->decay * p));
         a->g[i] = 0;
     }
 }
@@ -467,25 +516,52 @@ static double ref_sum_squares(const kernels *kn, const float *x, int64_t n)
     return dot(x, x, n);
 }
 
-/* On the CPU, host memory is the backend's memory. */
-#define ref_mem_upload ref_mem_copy
-#define ref_mem_download ref_mem_copy
-
 kernels kernels_ref(void)
 {
-    kernels kn = {.name = "ref"};
-#define REF_ENTRY(result, entry, parameters) kn.entry = ref_##entry;
-    KERNEL_LIST(REF_ENTRY)
-#undef REF_ENTRY
-    return kn;
+    return (kernels){
+        .name = "ref",
+        .mem_alloc = ref_mem_alloc,
+        .mem_free = ref_mem_free,
+        .mem_upload = ref_mem_copy,
+        .mem_download = ref_mem_copy,
+        .mem_copy = ref_mem_copy,
+        .mem_zero = ref_mem_zero,
+        .scratch_bytes = ref_scratch_bytes,
+        .gemm = ref_gemm,
+        .embed_forward = ref_embed_forward,
+        .embed_backward = ref_embed_backward,
+        .norm_forward = ref_norm_forward,
+        .norm_backward = ref_norm_backward,
+        .rope = ref_rope,
+        .attention_forward = ref_attention_forward,
+        .attention_backward = ref_attention_backward,
+        .swiglu_forward = ref_swiglu_forward,
+        .swiglu_backward = ref_swiglu_backward,
+        .bias_silu_forward = ref_bias_silu_forward,
+        .bias_silu_backward = ref_bias_silu_backward,
+        .rowdot_forward = ref_rowdot_forward,
+        .rowdot_backward = ref_rowdot_backward,
+        .topk = ref_topk,
+        .above = ref_above,
+        .gather_int = ref_gather_int,
+        .noise = ref_noise,
+        .scatter_forward = ref_scatter_forward,
+        .scatter_backward = ref_scatter_backward,
+        .bce = ref_bce,
+        .cross_entropy = ref_cross_entropy,
+        .adamw = ref_adamw,
+        .add = ref_add,
+        .sum = ref_sum,
+        .sum_squares = ref_sum_squares,
+    };
 }
 
 const char *kernels_missing(const kernels *kn)
 {
-#define CHECK_ENTRY(result, entry, parameters) \
-    if (!kn->entry)                            \
-        return #entry;
-    KERNEL_LIST(CHECK_ENTRY)
-#undef CHECK_ENTRY
+#define KERNEL_CHECK(result, name, parameters)                                                                         \
+    if (!kn->name)                                                                                                     \
+        return #name;
+    KERNEL_LIST(KERNEL_CHECK)
+#undef KERNEL_CHECK
     return NULL;
 }

@@ -11,7 +11,8 @@
 
 #include "kernels/kernels.h"
 
-/* One binary, the best loop each processor has. Sanitizers instrument the resolvers that this makes, which run before they
+/* One binary, the best loop each processor has. A name must be unique in the library: clang 14 gives the resolver of a static
+ * function external linkage. Sanitizers instrument the resolvers that this makes, which run before they
  * are ready; their builds do without. */
 #if !defined(__x86_64__) || defined(FATHOM_NO_CLONES)
 #define CLONES

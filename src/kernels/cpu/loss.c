@@ -1,7 +1,7 @@
 /* Softmax cross-entropy, row by row, the logits turned into their gradient in place. */
 #include "kernels/cpu/cpu.h"
 
-CLONES static void rows(float *loss, float *logits, const int32_t *target, float scale, int64_t V, int64_t begin,
+CLONES static void cross_entropy_rows(float *loss, float *logits, const int32_t *target, float scale, int64_t V, int64_t begin,
                         int64_t end)
 {
     for (int64_t i = begin; i < end; i++) {
@@ -40,5 +40,5 @@ void cpu_cross_entropy(const kernels *kn, float *loss, float *logits, const int3
     const int64_t chunks = chunk_count(n, V);
 #pragma omp parallel for if (chunks > 1)
     for (int64_t c = 0; c < chunks; c++)
-        rows(loss, logits, target, scale, V, chunk_begin(n, c, chunks), chunk_begin(n, c + 1, chunks));
+        cross_entropy_rows(loss, logits, target, scale, V, chunk_begin(n, c, chunks), chunk_begin(n, c + 1, chunks));
 }

@@ -1,7 +1,7 @@
 /* RMSNorm fused with the gather of its rows; the equations stand at norm_args. */
 #include "kernels/cpu/cpu.h"
 
-CLONES static void forward_rows(const norm_args *a, int64_t begin, int64_t end)
+CLONES static void norm_forward_rows(const norm_args *a, int64_t begin, int64_t end)
 {
     const int64_t d = a->d;
     const float *restrict w = a->weight;
@@ -31,10 +31,10 @@ void cpu_norm_forward(const kernels *kn, const norm_args *a)
     const int64_t chunks = chunk_count(a->n, a->d);
 #pragma omp parallel for if (chunks > 1)
     for (int64_t c = 0; c < chunks; c++)
-        forward_rows(a, chunk_begin(a->n, c, chunks), chunk_begin(a->n, c + 1, chunks));
+        norm_forward_rows(a, chunk_begin(a->n, c, chunks), chunk_begin(a->n, c + 1, chunks));
 }
 
-CLONES static void backward_rows(const norm_args *a, float *restrict dw, int64_t begin, int64_t end)
+CLONES static void norm_backward_rows(const norm_args *a, float *restrict dw, int64_t begin, int64_t end)
 {
     const int64_t d = a->d;
     const float *restrict w = a->weight;
@@ -73,6 +73,6 @@ void cpu_norm_backward(const kernels *kn, const norm_args *a)
     float *partial = a->scratch;
 #pragma omp parallel for if (chunks > 1)
     for (int64_t c = 0; c < chunks; c++)
-        backward_rows(a, partial + c * a->d, chunk_begin(a->n, c, chunks), chunk_begin(a->n, c + 1, chunks));
+        norm_backward_rows(a, partial + c * a->d, chunk_begin(a->n, c, chunks), chunk_begin(a->n, c + 1, chunks));
     add_partials(a->dweight, partial, chunks, a->d);
 }

@@ -14,7 +14,7 @@ static inline float gate_slope(int gate, float r)
     return gate == GATE_RAW ? 1.0f : gate == GATE_SIGMOID ? s * (1 - s) : 0.0f;
 }
 
-CLONES static void forward_rows(const scatter_args *a, int64_t begin, int64_t end)
+CLONES static void scatter_forward_rows(const scatter_args *a, int64_t begin, int64_t end)
 {
     for (int64_t i = begin; i < end; i++) {
         const int64_t row = a->index ? a->index[i] : i;
@@ -32,10 +32,10 @@ void cpu_scatter_forward(const kernels *kn, const scatter_args *a)
     const int64_t chunks = chunk_count(a->n, a->d);
 #pragma omp parallel for if (chunks > 1)
     for (int64_t c = 0; c < chunks; c++)
-        forward_rows(a, chunk_begin(a->n, c, chunks), chunk_begin(a->n, c + 1, chunks));
+        scatter_forward_rows(a, chunk_begin(a->n, c, chunks), chunk_begin(a->n, c + 1, chunks));
 }
 
-CLONES static void backward_rows(const scatter_args *a, int64_t begin, int64_t end)
+CLONES static void scatter_backward_rows(const scatter_args *a, int64_t begin, int64_t end)
 {
     const bool sloped = a->logit && a->gate != GATE_ONE;
     for (int64_t i = begin; i < end; i++) {
@@ -64,5 +64,5 @@ void cpu_scatter_backward(const kernels *kn, const scatter_args *a)
     const int64_t chunks = chunk_count(a->n, a->d);
 #pragma omp parallel for if (chunks > 1)
     for (int64_t c = 0; c < chunks; c++)
-        backward_rows(a, chunk_begin(a->n, c, chunks), chunk_begin(a->n, c + 1, chunks));
+        scatter_backward_rows(a, chunk_begin(a->n, c, chunks), chunk_begin(a->n, c + 1, chunks));
 }
