@@ -35,7 +35,8 @@ test: setup-test
 test-asan: setup-test
 	@tests/run.sh $(BUILD)-asan "-DFATHOM_ASAN=ON $(CMAKE_FLAGS)"
 
-test-tsan: setup-test
+test-tsan:
+	@scripts/setup.sh tsan
 	@tests/run.sh $(BUILD)-tsan "-DFATHOM_TSAN=ON -DCMAKE_C_COMPILER=clang $(CMAKE_FLAGS)" threads
 
 install: all

@@ -52,7 +52,7 @@ step_time() {
     name=$1
     shift
     # shellcheck disable=SC2086
-    "$fathom" bench train $shape --steps 50 "$@" --json 2>/dev/null | sed 's/.*"ms_per_step": *\([^,}]*\).*/\1/' >>"$out/$name.ms"
+    "$fathom" bench train $shape --steps 30 "$@" --json 2>/dev/null | sed 's/.*"ms_per_step": *\([^,}]*\).*/\1/' >>"$out/$name.ms"
 }
 for round in 1 2 3 4 5; do
     # shellcheck disable=SC2086

@@ -1,14 +1,15 @@
 #!/bin/sh
-# Installs the Debian packages that fathom needs and this machine lacks. setup.sh build | test
+# Installs the Debian packages that fathom needs and this machine lacks. setup.sh build | test | tsan
 set -eu
 
 build="gcc cmake make pkg-config libdnnl-dev libjansson-dev"
-tests="libcmocka-dev clang libomp-dev python3 python3-torch python3-numpy"
+tests="libcmocka-dev python3 python3-torch python3-numpy"
 
 case "${1:-}" in
 build) wanted=$build ;;
 test) wanted="$build $tests" ;;
-*) echo "usage: setup.sh build|test" >&2; exit 2 ;;
+tsan) wanted="$build $tests clang libomp-dev" ;;
+*) echo "usage: setup.sh build|test|tsan" >&2; exit 2 ;;
 esac
 
 missing=

@@ -11,7 +11,7 @@
 #include "base/file.h"
 #include "format/json.h"
 
-_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the format is little-endian, its bytes are used as they lie");
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the format is little-endian and used as it lies");
 
 enum { LENGTH_BYTES = 8, DATA_ALIGNMENT = 64, SHAPE_TEXT = SAFETENSORS_MAX_RANK * 22 + 3 };
 

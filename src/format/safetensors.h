@@ -40,8 +40,8 @@ const safetensors_tensor *safetensors_find(const safetensors *s, const char *nam
 /* A value of __metadata__; NULL when absent. */
 const char *safetensors_metadata(const safetensors *s, const char *key);
 const char *safetensors_path(const safetensors *s);
-/* The tensor `name` as F32 of exactly this shape into out; the message names file, tensor and what differs. F16 and BF16
- * are widened exactly. */
+/* The tensor `name` as F32 of exactly this shape into out; the message names file, tensor and what differs. F16 and
+ * BF16 are widened exactly. */
 fathom_status safetensors_read_f32(const safetensors *s, const char *name, int rank, const int64_t *shape, float *out,
                                    fathom_error *err);
 

@@ -158,7 +158,7 @@ static fathom_status check_mod(const model_config *c, fathom_error *err)
                            mod_router_name(c->mod.router));
     if ((c->mod.router == MOD_ROUTER_STOCHASTIC) != (c->mod.causal == MOD_CAUSAL_NOISE))
         return status_fail(err, FATHOM_INVALID_ARGUMENT,
-                           "mod.causal: %s does not go with mod.router %s: stochastic routing takes noise, topk another",
+                           "mod.causal: %s does not go with mod.router %s: stochastic takes noise, topk does not",
                            mod_causal_name(c->mod.causal), mod_router_name(c->mod.router));
     if (c->mod.causal == MOD_CAUSAL_PREDICTOR)
         TRY(check_range("mod.predictor_hidden", c->mod.predictor_hidden, 1, MAX_WIDTH, err));

@@ -15,8 +15,8 @@ enum { MODEL_MAX_LAYERS = 256 };
 /* Each list: X(NAME, "text as on the command line and in config.json"). */
 #define MOD_ROUTER_LIST(X) X(NONE, "none") X(TOPK, "topk") X(STOCHASTIC, "stochastic")
 #define MOD_GATE_LIST(X) X(RAW, "raw") X(SIGMOID, "sigmoid") X(ONE, "one")
-/* noise: the causal rule of stochastic routing, which has nothing to predict: route where fresh noise passes the quantile
- * that lets a share c through (kept as the layer's threshold). */
+/* noise: the causal rule of stochastic routing (and only of it), which has nothing to predict: route where fresh noise
+ * passes the quantile that lets a share c through (kept as the layer's threshold). */
 #define MOD_CAUSAL_LIST(X) X(PREDICTOR, "predictor") X(AUX, "aux") X(NOISE, "noise")
 #define CONFIG_ENUM_ROUTER(name, text) MOD_ROUTER_##name,
 #define CONFIG_ENUM_GATE(name, text) MOD_GATE_##name,
@@ -52,8 +52,8 @@ bool mod_causal_parse(const char *text, mod_causal *out);
 
 /* Defaults of a small byte model, plain. */
 model_config model_config_default(void);
-/* Every size positive and bounded, heads dividing, capacities in (0, 1] on routed layers ... The message names the field
- * (its config.json name) and the value. */
+/* Every size positive and bounded, heads dividing, capacities in (0, 1] on routed layers ... The message names the
+ * field (its config.json name) and the value. */
 fathom_status model_config_check(const model_config *c, fathom_error *err);
 /* head_dim = dim / heads; refused when that is not whole. */
 fathom_status model_config_set_head_dim(model_config *c, fathom_error *err);
