@@ -2,7 +2,7 @@
 # Installs the Debian packages that fathom needs and this machine lacks. setup.sh build | test | tsan
 set -eu
 
-build="gcc cmake make pkg-config libdnnl-dev libjansson-dev"
+build="gcc libc6-dev cmake make pkg-config libdnnl-dev libjansson-dev"
 tests="libcmocka-dev python3 python3-torch python3-numpy"
 
 case "${1:-}" in
