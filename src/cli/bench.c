@@ -7,13 +7,14 @@
 #include "base/timing.h"
 #include "cli/cli.h"
 #include "infer/session.h"
+#include "kernels/profile.h"
 #include "model/flops.h"
 #include "train/trainer.h"
 
 typedef struct bench_command {
     model_flags shape;
     int64_t batch, steps, threads, tokens;
-    bool json;
+    bool json, profile;
 } bench_command;
 
 /* FLOP/s of C [m, n] = A [m, k] B [n, k]^T: the best of several rounds, as a ceiling should be. 0 when out of memory. */
@@ -77,9 +78,29 @@ static fathom_status random_part(int64_t count, int64_t vocab, corpus_part *out,
     return FATHOM_OK;
 }
 
-static fathom_status time_training(const bench_command *c, const model_config *config, const kernels *kn,
+/* Where the time went: an entry a line, and what no entry accounts for. */
+static void print_profile(profile *p, int64_t steps, double seconds)
+{
+    double within = 0;
+    profile_sort(p);
+    fprintf(stderr, "%-36s %7s %9s %7s %9s %7s\n", "operation", "calls", "ms", "share", "GFLOP/s", "GB/s");
+    for (int i = 0; i < p->count; i++) {
+        const profile_line *l = &p->lines[i];
+        within += l->seconds;
+        fprintf(stderr, "%-36s %7.0f %9.2f %6.2f%% %9.1f %7.1f\n", l->name, (double)l->calls / (double)steps,
+                1e3 * l->seconds / (double)steps, 100 * l->seconds / seconds, l->flops / l->seconds * 1e-9,
+                l->bytes / l->seconds * 1e-9);
+    }
+    fprintf(stderr, "%-36s %7s %9.2f %6.2f%%\n", "the rest", "", 1e3 * (seconds - within) / (double)steps,
+            100 * (seconds - within) / seconds);
+}
+
+static fathom_status time_training(const bench_command *c, const model_config *config, const kernels *backend,
                                    double *step_seconds, fathom_error *err)
 {
+    profile prof;
+    const kernels timed = profile_start(&prof, backend), *kn = c->profile ? &timed : backend;
+    double total = 0;
     model m;
     corpus_part part = {0};
     trainer *t = NULL;
@@ -99,14 +120,18 @@ static fathom_status time_training(const bench_command *c, const model_config *c
     if (status == FATHOM_OK) {
         train_step_info info;
         trainer_step(t, &info); /* warm-up */
+        profile_reset(&prof);
         for (int64_t i = 0; i < c->steps; i++) {
             const double began = timing_now();
             trainer_step(t, &info);
             seconds[i] = timing_now() - began;
+            total += seconds[i];
             if (!c->json)
                 fprintf(stderr, "step %lld/%lld  %.1f ms\n", (long long)i + 1, (long long)c->steps, 1e3 * seconds[i]);
         }
         *step_seconds = timing_median(seconds, c->steps);
+        if (c->profile)
+            print_profile(&prof, c->steps, total);
     }
     trainer_free(t);
     free(part.tokens);
@@ -211,6 +236,7 @@ int command_bench(int argc, char **argv)
         {OPTION_INTEGER, "steps", &c.steps, "N", "training steps to time (5); the median counts"},
         {OPTION_INTEGER, "tokens", &c.tokens, "N", "tokens to decode (128); the median counts"},
         {OPTION_INTEGER, "threads", &c.threads, "N", "processor threads (all)"},
+        {OPTION_FLAG, "profile", &c.profile, 0, "train: time, share, GFLOP/s and GB/s of every operation on stderr"},
         {OPTION_FLAG, "json", &c.json, 0, "one JSON object on stdout"},
         {0},
     };
