@@ -109,7 +109,7 @@ static fathom_status time_training(const bench_command *c, const model_config *c
     options.steps = c->steps + 1;
     options.batch = c->batch;
     double *seconds = calloc((size_t)c->steps, sizeof *seconds);
-    fathom_status status = model_init(&m, config, kn, err);
+    fathom_status status = model_init(&m, config, WEIGHT_F32, kn, err);
     if (status == FATHOM_OK)
         status = model_randomize(&m, 1, err);
     if (status == FATHOM_OK)
@@ -203,7 +203,7 @@ static int bench_decode(const bench_command *c, const kernels *kn)
     if (model_flags_build(&c->shape, 256, &config, &err) != FATHOM_OK)
         return cli_usage(&err);
     fathom_model owner = {0};
-    fathom_status status = model_init(&owner.m, &config, kn, &err);
+    fathom_status status = model_init(&owner.m, &config, WEIGHT_F32, kn, &err);
     if (status == FATHOM_OK)
         status = model_randomize(&owner.m, 1, &err);
     if (status == FATHOM_OK)

@@ -207,7 +207,7 @@ static fathom_status run(train_command *c, const tokenizer *tok, const model_con
     const kernels kn = kernels_cpu();
     model m;
     corpus data = {0}, validation = {0};
-    fathom_status status = model_init(&m, config, &kn, err);
+    fathom_status status = model_init(&m, config, WEIGHT_F32, &kn, err);
     if (status == FATHOM_OK)
         status = train(c, tok, &m, &data, &validation, summary, err);
     corpus_free(&data);

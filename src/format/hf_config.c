@@ -10,6 +10,7 @@ enum { MAX_FILE_SIZE = 16 << 20 };
 
 #define LLAMA "LlamaForCausalLM"
 #define FATHOM "FathomForCausalLM"
+#define Q8_METHOD "fathom-q8"
 
 /* --- reading --- */
 
@@ -66,6 +67,20 @@ static fathom_status check_sliding_window(const json_fields *f, int64_t seq_len,
     return FATHOM_OK;
 }
 
+/* How the matrices are stored is read from the tensors themselves; here only kinds that are not ours are refused. */
+static fathom_status check_quantization(const json_fields *f, fathom_error *err)
+{
+    if (!json_field_has(f, "quantization_config"))
+        return FATHOM_OK;
+    json_fields q = {.path = f->path, .inside = "quantization_config"};
+    const char *method;
+    TRY(json_field_get(f, "quantization_config", JSON_OBJECT, &q.object, err));
+    TRY(json_field_string(&q, "quant_method", &method, err));
+    if (strcmp(method, Q8_METHOD) != 0)
+        return json_field_refuse(&q, "quant_method", FATHOM_UNSUPPORTED, "expected \"" Q8_METHOD "\"", err);
+    return FATHOM_OK;
+}
+
 static fathom_status check_supported(const json_fields *f, int64_t seq_len, fathom_error *err)
 {
     if (json_field_has(f, "hidden_act")) {
@@ -77,7 +92,7 @@ static fathom_status check_supported(const json_fields *f, int64_t seq_len, fath
     TRY(refuse_true(f, "attention_bias", err));
     TRY(refuse_true(f, "mlp_bias", err));
     TRY(refuse_present(f, "rope_scaling", err));
-    TRY(refuse_present(f, "quantization_config", err));
+    TRY(check_quantization(f, err));
     return check_sliding_window(f, seq_len, err);
 }
 
@@ -248,7 +263,7 @@ static int put_token_ids(json_t *o, const model_config *c)
     return failed | json_object_set_new(o, "pad_token_id", json_null());
 }
 
-static int put_plain(json_t *o, const model_config *c)
+static int put_plain(json_t *o, const model_config *c, weight_type stored)
 {
     const bool routed = c->mod.router != MOD_ROUTER_NONE;
     int failed = json_object_set_new(o, "architectures", json_pack("[s]", routed ? FATHOM : LLAMA));
@@ -268,7 +283,10 @@ static int put_plain(json_t *o, const model_config *c)
     failed |= json_object_set_new(o, "attention_bias", json_false());
     failed |= json_object_set_new(o, "mlp_bias", json_false());
     failed |= json_object_set_new(o, "initializer_range", json_float(0.02f));
-    failed |= json_object_set_new(o, "torch_dtype", json_string("float32"));
+    failed |= json_object_set_new(o, "torch_dtype", json_string(stored == WEIGHT_BF16 ? "bfloat16" : "float32"));
+    if (stored == WEIGHT_Q8)
+        failed |= json_object_set_new(o, "quantization_config", json_pack("{s:s, s:i, s:s}", "quant_method", Q8_METHOD,
+                                                                          "bits", 8, "scale", "row"));
     return failed | put_token_ids(o, c);
 }
 
@@ -319,14 +337,14 @@ static fathom_status finish(const char *path, json_t *root, int failed, fathom_e
     return json_file_write(path, root, err);
 }
 
-fathom_status hf_config_write(const char *path, const model_config *c, fathom_error *err)
+fathom_status hf_config_write(const char *path, const model_config *c, weight_type stored, fathom_error *err)
 {
     fathom_error problem;
     fathom_status status = model_config_check(c, &problem);
     if (status != FATHOM_OK)
         return status_fail(err, status, "%s: %s", path, problem.message);
     json_t *root = json_object();
-    int failed = put_plain(root, c);
+    int failed = put_plain(root, c, stored);
     if (c->mod.router != MOD_ROUTER_NONE)
         failed |= put_mod(root, c);
     return finish(path, root, failed, err);

@@ -309,10 +309,10 @@ static void widen_16(const safetensors_tensor *t, float *out)
     }
 }
 
-fathom_status safetensors_read_f32(const safetensors *s, const char *name, int rank, const int64_t *shape, float *out,
-                                   fathom_error *err)
+static fathom_status find_shaped(const safetensors *s, const char *name, int rank, const int64_t *shape,
+                                 const safetensors_tensor **out, fathom_error *err)
 {
-    const safetensors_tensor *t = safetensors_find(s, name);
+    const safetensors_tensor *t = *out = safetensors_find(s, name);
     if (!t)
         return status_fail(err, FATHOM_FORMAT, "%s: %.100s: no such tensor", s->path, name);
     bool same = t->rank == rank;
@@ -322,6 +322,26 @@ fathom_status safetensors_read_f32(const safetensors *s, const char *name, int r
     if (!same)
         return status_fail(err, FATHOM_FORMAT, "%s: %.100s: shape %s, expected %s", s->path, name,
                            shape_text(t->rank, t->shape, found), shape_text(rank, shape, wanted));
+    return FATHOM_OK;
+}
+
+fathom_status safetensors_get(const safetensors *s, const char *name, safetensors_dtype dtype, int rank, const int64_t *shape,
+                              const void **out, fathom_error *err)
+{
+    const safetensors_tensor *t;
+    TRY(find_shaped(s, name, rank, shape, &t, err));
+    if (t->dtype != dtype)
+        return status_fail(err, FATHOM_FORMAT, "%s: %.100s: dtype %s, expected %s", s->path, name,
+                           safetensors_dtype_name(t->dtype), safetensors_dtype_name(dtype));
+    *out = t->data;
+    return FATHOM_OK;
+}
+
+fathom_status safetensors_read_f32(const safetensors *s, const char *name, int rank, const int64_t *shape, float *out,
+                                   fathom_error *err)
+{
+    const safetensors_tensor *t;
+    TRY(find_shaped(s, name, rank, shape, &t, err));
     if (t->dtype == DTYPE_F16 || t->dtype == DTYPE_BF16)
         widen_16(t, out);
     else if (t->dtype != DTYPE_F32)

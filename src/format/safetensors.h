@@ -45,6 +45,10 @@ const char *safetensors_path(const safetensors *s);
 fathom_status safetensors_read_f32(const safetensors *s, const char *name, int rank, const int64_t *shape, float *out,
                                    fathom_error *err);
 
+/* The bytes of tensor `name` in the map, of exactly this type and shape; may be unaligned. */
+fathom_status safetensors_get(const safetensors *s, const char *name, safetensors_dtype dtype, int rank, const int64_t *shape,
+                              const void **out, fathom_error *err);
+
 /* Writes the tensors in the given order, atomically (see file.h). metadata: pairs key, value; NULL-terminated; may be
  * NULL. The header is padded with spaces so that the data starts on a multiple of 64 bytes. */
 fathom_status safetensors_write(const char *path, const safetensors_tensor *tensors, size_t count,

@@ -20,7 +20,9 @@
 typedef struct kernels kernels;
 
 /* C [m, n] = alpha op(A) op(B) + beta C; op is the transpose where trans_* is set. op(A) is [m, k], op(B) [k, n];
- * lda, ldb, ldc are row strides of the matrices as stored. beta = 0 never reads C. */
+ * lda, ldb, ldc are row strides of the matrices as stored. beta = 0 never reads C.
+ * bf16: A and B are rounded to bfloat16 first (to nearest, ties to even), sums stay fp32; needs scratch, alpha 1, beta 0 or 1
+ * and dense operands (lda, ldb as narrow as the matrix), and a backend whose `bf16` says yes. */
 typedef struct gemm_args {
     bool trans_a, trans_b;
     int64_t m, n, k;
@@ -31,7 +33,29 @@ typedef struct gemm_args {
     float *c;
     int64_t ldc;
     float alpha, beta;
+    bool bf16;
+    void *scratch; /* bf16 only */
 } gemm_args;
+
+/* A matrix [rows, columns] that is only read, as it is stored: fp32, bfloat16 (the upper half of an fp32), or 8-bit integers
+ * with one scale a row, value = scale[row] x integer in [-127, 127] (weight.h makes them). */
+typedef enum weight_type { WEIGHT_F32, WEIGHT_BF16, WEIGHT_Q8 } weight_type;
+typedef struct weight {
+    weight_type type;
+    const void *data;
+    const float *scale; /* q8: [rows] */
+} weight;
+
+/* y [n, out] = x [n, in] w^T (+ y where add), w [out, in]; all dense. Computed in fp32 whatever the weights are stored as, few
+ * rows at the speed of reading w; bf16 as in gemm_args, for fp32 weights. */
+typedef struct linear_args {
+    int64_t n, in, out;
+    const float *x;
+    weight w;
+    float *y;
+    bool add, bf16;
+    void *scratch;
+} linear_args;
 
 /* RMSNorm (Zhang and Sennrich, 2019) of n rows of the stream, fused with the gather and the residual sum:
  *     x_i = x[index[i]] + plus_i;   s_i = 1 / sqrt(mean_j x_ij^2 + eps);   out_i = x_i s_i weight
@@ -63,13 +87,14 @@ typedef struct attention_args {
     int64_t sequences, heads, kv_heads, head_dim;
     const int32_t *q_start;  /* host [sequences + 1] */
     const int32_t *kv_start; /* host [sequences + 1]; NULL = q_start */
-    const float *q, *k, *v;  /* head j at columns [j head_dim, (j+1) head_dim) */
-    int64_t q_stride, kv_stride;
+    const float *q, *k, *v;  /* head j of q at columns [j head_dim, (j+1) head_dim) */
+    int64_t q_stride, kv_stride; /* of rows */
+    int64_t kv_head_stride;      /* head j of k and v begins at j kv_head_stride */
     float scale;
     float *out; /* [queries, heads * head_dim], dense */
     float *lse; /* [queries, heads]; NULL = not kept */
     const float *dout;  /* backward [queries, heads * head_dim] */
-    float *dq, *dk, *dv; /* backward: set; strides as q and kv. Needs kv_start NULL. */
+    float *dq, *dk, *dv; /* backward: set; laid out as q and kv. Needs kv_start NULL and kv_head_stride = head_dim. */
     void *scratch;
 } attention_args;
 
@@ -115,6 +140,8 @@ typedef struct kernel_sizes {
     int64_t rows, width; /* rows of any operand, columns of any row-wise operation (max of d, f, p) */
     int64_t keys;        /* longest sequence of keys */
     int64_t heads, kv_heads, head_dim, vocab;
+    int64_t linear_in;  /* columns of the widest weight matrix that is not fp32; 0 = none */
+    int64_t bf16_floats; /* most elements of both operands of a bf16 product; 0 = there are none */
 } kernel_sizes;
 
 /* X(result, name, parameters). The list makes the table's fields, their names and the check that all are filled. */
@@ -126,10 +153,16 @@ typedef struct kernel_sizes {
     X(void, mem_download, (const kernels *kn, void *host, const void *from, size_t bytes))                             \
     X(void, mem_copy, (const kernels *kn, void *to, const void *from, size_t bytes))                                   \
     X(void, mem_zero, (const kernels *kn, void *p, size_t bytes))                                                      \
+    /* to_i = from_i for n rows of `width` floats, each side with its stride */                                       \
+    X(void, copy_rows, (const kernels *kn, float *to, int64_t to_stride, const float *from, int64_t from_stride,       \
+                        int64_t n, int64_t width))                                                                     \
     X(size_t, scratch_bytes, (const kernels *kn, const kernel_sizes *sizes))                                           \
     X(void, gemm, (const kernels *kn, const gemm_args *a))                                                             \
+    /* does this processor multiply bfloat16 in hardware? */                                                           \
+    X(bool, bf16, (const kernels *kn))                                                                                 \
+    X(void, linear, (const kernels *kn, const linear_args *a))                                                         \
     /* x_i [n, d] = table[token_i];  dtable[token_i] += dx_i; tokens [n] */                                            \
-    X(void, embed_forward, (const kernels *kn, float *x, const float *table, const int32_t *tokens, int64_t n, int64_t d)) \
+    X(void, embed_forward, (const kernels *kn, float *x, weight table, const int32_t *tokens, int64_t n, int64_t d)) \
     X(void, embed_backward, (const kernels *kn, float *dtable, const float *dx, const int32_t *tokens, int64_t n, int64_t d)) \
     X(void, norm_forward, (const kernels *kn, const norm_args *a))                                                     \
     X(void, norm_backward, (const kernels *kn, const norm_args *a))                                                    \

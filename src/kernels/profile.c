@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/timing.h"
+#include "kernels/weight.h"
 
 static profile *of(const kernels *kn)
 {
@@ -41,12 +42,22 @@ static void gemm(const kernels *kn, const gemm_args *a)
 {
     char name[sizeof ((profile_line *)0)->name];
     const int64_t c = a->m * a->n * (a->beta == 0 ? 1 : 2);
-    snprintf(name, sizeof name, "gemm %c%c %lld x %lld x %lld%s", a->trans_a ? 'T' : 'N', a->trans_b ? 'T' : 'N',
+    snprintf(name, sizeof name, "gemm%s %c%c %lld x %lld x %lld%s", a->bf16 ? " bf16" : "", a->trans_a ? 'T' : 'N', a->trans_b ? 'T' : 'N',
              (long long)a->m, (long long)a->n, (long long)a->k, a->beta == 0 ? "" : " +=");
     TIMED(name, 2.0 * (double)a->m * (double)a->n * (double)a->k, a->m * a->k + a->k * a->n + c, INNER->gemm(INNER, a));
 }
 
-static void embed_forward(const kernels *kn, float *x, const float *table, const int32_t *tokens, int64_t n, int64_t d)
+static void linear(const kernels *kn, const linear_args *a)
+{
+    char name[sizeof ((profile_line *)0)->name];
+    snprintf(name, sizeof name, "linear%s %lld x %lld x %lld%s", a->bf16 ? " bf16" : "", (long long)a->n, (long long)a->out,
+             (long long)a->in, a->add ? " +=" : "");
+    const double w = (double)(a->out * a->in) * (double)weight_element_bytes(a->w.type) / sizeof(float);
+    TIMED(name, 2.0 * (double)a->n * (double)a->in * (double)a->out,
+          w + (double)(a->n * (a->in + a->out * (a->add ? 2 : 1))), INNER->linear(INNER, a));
+}
+
+static void embed_forward(const kernels *kn, float *x, weight table, const int32_t *tokens, int64_t n, int64_t d)
 {
     TIMED("embed_forward", 0, 2 * n * d, INNER->embed_forward(INNER, x, table, tokens, n, d));
 }
@@ -198,6 +209,7 @@ kernels profile_start(profile *p, const kernels *inner)
     kn.context = p;
 #define WRAP(entry) kn.entry = entry
     WRAP(gemm);
+    WRAP(linear);
     WRAP(embed_forward);
     WRAP(embed_backward);
     WRAP(norm_forward);

@@ -8,6 +8,7 @@
 
 #include "base/rng.h"
 #include "kernels/kernels.h"
+#include "kernels/weight.h"
 
 enum { ALIGNMENT = 64 };
 enum { GATE_RAW, GATE_SIGMOID, GATE_ONE }; /* the order of mod_gate */
@@ -43,6 +44,13 @@ static void ref_mem_zero(const kernels *kn, void *p, size_t bytes)
         memset(p, 0, bytes);
 }
 
+static void ref_copy_rows(const kernels *kn, float *to, int64_t to_stride, const float *from, int64_t from_stride, int64_t n,
+                          int64_t width)
+{
+    for (int64_t i = 0; i < n; i++)
+        ref_mem_copy(kn, to + i * to_stride, from + i * from_stride, (size_t)width * sizeof *to);
+}
+
 static size_t ref_scratch_bytes(const kernels *kn, const kernel_sizes *sizes)
 {
     (void)kn;
@@ -51,6 +59,17 @@ static size_t ref_scratch_bytes(const kernels *kn, const kernel_sizes *sizes)
 }
 
 /* --- matrix product, embedding --- */
+
+static bool ref_bf16(const kernels *kn)
+{
+    (void)kn;
+    return true;
+}
+
+static double as_multiplied(float x, bool bf16)
+{
+    return (double)(bf16 ? bf16_widen(bf16_round(x)) : x);
+}
 
 static void ref_gemm(const kernels *kn, const gemm_args *a)
 {
@@ -61,19 +80,40 @@ static void ref_gemm(const kernels *kn, const gemm_args *a)
         for (int64_t j = 0; j < a->n; j++) {
             double sum = 0;
             for (int64_t l = 0; l < a->k; l++)
-                sum += (double)a->a[i * a_row + l * a_col] * (double)a->b[l * b_row + j * b_col];
+                sum += as_multiplied(a->a[i * a_row + l * a_col], a->bf16) *
+                       as_multiplied(a->b[l * b_row + j * b_col], a->bf16);
             float *c = a->c + i * a->ldc + j;
             *c = (float)((double)a->alpha * sum + (a->beta == 0 ? 0 : (double)a->beta * (double)*c));
         }
 }
 
-static void ref_embed_forward(const kernels *kn, float *x, const float *table, const int32_t *tokens, int64_t n,
-                              int64_t d)
+static float weight_at(weight w, int64_t columns, int64_t row, int64_t column)
+{
+    const int64_t i = row * columns + column;
+    return w.type == WEIGHT_F32    ? ((const float *)w.data)[i]
+           : w.type == WEIGHT_BF16 ? bf16_widen(((const uint16_t *)w.data)[i])
+                                   : w.scale[row] * (float)((const int8_t *)w.data)[i];
+}
+
+static void ref_linear(const kernels *kn, const linear_args *a)
+{
+    (void)kn;
+    for (int64_t i = 0; i < a->n; i++)
+        for (int64_t r = 0; r < a->out; r++) {
+            double sum = 0;
+            for (int64_t j = 0; j < a->in; j++)
+                sum += as_multiplied(a->x[i * a->in + j], a->bf16) * as_multiplied(weight_at(a->w, a->in, r, j), a->bf16);
+            float *y = a->y + i * a->out + r;
+            *y = (float)(sum + (a->add ? (double)*y : 0));
+        }
+}
+
+static void ref_embed_forward(const kernels *kn, float *x, weight table, const int32_t *tokens, int64_t n, int64_t d)
 {
     (void)kn;
     for (int64_t i = 0; i < n; i++)
         for (int64_t j = 0; j < d; j++)
-            x[i * d + j] = table[tokens[i] * d + j];
+            x[i * d + j] = weight_at(table, d, tokens[i], j);
 }
 
 static void ref_embed_backward(const kernels *kn, float *dtable, const float *dx, const int32_t *tokens, int64_t n,
@@ -230,7 +270,7 @@ static void each_query(const attention_args *a, void (*visit)(const attention_ar
             for (int64_t i = 0; i < m; i++)
                 visit(a, head, (query){.row = begin + i, .first = kv_start[s], .end = kv_start[s] + n - m + i + 1,
                                        .at = head * a->head_dim,
-                                       .kv_at = head / (a->heads / a->kv_heads) * a->head_dim});
+                                       .kv_at = head / (a->heads / a->kv_heads) * a->kv_head_stride});
     }
 }
 
@@ -526,8 +566,11 @@ kernels kernels_ref(void)
         .mem_download = ref_mem_copy,
         .mem_copy = ref_mem_copy,
         .mem_zero = ref_mem_zero,
+        .copy_rows = ref_copy_rows,
         .scratch_bytes = ref_scratch_bytes,
         .gemm = ref_gemm,
+        .bf16 = ref_bf16,
+        .linear = ref_linear,
         .embed_forward = ref_embed_forward,
         .embed_backward = ref_embed_backward,
         .norm_forward = ref_norm_forward,

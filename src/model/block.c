@@ -52,21 +52,20 @@ void block_temps_plan(const model_config *c, arena *a, int64_t n, block_temps *o
 }
 
 /* y [n, out] = x [n, in] w^T (+ y), w [out, in] */
-static void linear(const model_env *env, float *y, const float *x, const float *w, int64_t n, int64_t in, int64_t out,
-                   float beta)
+static void linear(const model_env *env, float *y, const float *x, weight w, int64_t n, int64_t in, int64_t out, bool add)
 {
-    env->kn->gemm(env->kn, &(gemm_args){.trans_b = true, .m = n, .n = out, .k = in, .a = x, .lda = in, .b = w, .ldb = in,
-                                        .c = y, .ldc = out, .alpha = 1, .beta = beta});
+    env->kn->linear(env->kn, &(linear_args){.n = n, .in = in, .out = out, .x = x, .w = w, .y = y, .add = add,
+                                            .bf16 = env->bf16, .scratch = env->scratch});
 }
 
-/* dx [n, in] = dy [n, out] w;  dw += dy^T x */
-static void linear_backward(const model_env *env, float *dx, float *dw, const float *dy, const float *x, const float *w,
-                            int64_t n, int64_t in, int64_t out)
+void linear_backward(const model_env *env, float *dx, float *dw, const float *dy, const float *x, const float *w,
+                     int64_t n, int64_t in, int64_t out)
 {
     env->kn->gemm(env->kn, &(gemm_args){.m = n, .n = in, .k = out, .a = dy, .lda = out, .b = w, .ldb = in, .c = dx,
-                                        .ldc = in, .alpha = 1});
+                                        .ldc = in, .alpha = 1, .bf16 = env->bf16, .scratch = env->scratch});
     env->kn->gemm(env->kn, &(gemm_args){.trans_a = true, .m = out, .n = in, .k = n, .a = dy, .lda = out, .b = x,
-                                        .ldb = in, .c = dw, .ldc = in, .alpha = 1, .beta = 1});
+                                        .ldb = in, .c = dw, .ldc = in, .alpha = 1, .beta = 1, .bf16 = env->bf16,
+                                        .scratch = env->scratch});
 }
 
 /* Queries, keys and values are the columns of one buffer. */
@@ -85,6 +84,7 @@ static attention_args attention_on(const model_env *env, const rows *r, const bl
         .v = qkv + (c->heads + c->kv_heads) * c->head_dim,
         .q_stride = qkv_width(c),
         .kv_stride = qkv_width(c),
+        .kv_head_stride = c->head_dim,
         .scale = 1 / sqrtf((float)c->head_dim),
         .out = acts->att,
         .lse = acts->lse,
@@ -92,28 +92,29 @@ static attention_args attention_on(const model_env *env, const rows *r, const bl
     };
 }
 
+/* One copy a head for keys and one for values: its rows come from the columns of qkv. */
 static void cache_append(const model_env *env, const rows *r, const attention_args *att, kv_layer *cache)
 {
-    const int64_t width = env->config->kv_heads * env->config->head_dim;
-    for (int64_t i = 0; i < r->n; i++) {
-        env->kn->mem_copy(env->kn, cache->k + (cache->length + i) * width, att->k + i * att->kv_stride,
-                          (size_t)width * sizeof(float));
-        env->kn->mem_copy(env->kn, cache->v + (cache->length + i) * width, att->v + i * att->kv_stride,
-                          (size_t)width * sizeof(float));
+    const kernels *kn = env->kn;
+    const int64_t dh = env->config->head_dim;
+    for (int64_t h = 0; h < env->config->kv_heads; h++) {
+        const int64_t to = (h * cache->capacity + cache->length) * dh;
+        kn->copy_rows(kn, cache->k + to, dh, att->k + h * dh, att->kv_stride, r->n, dh);
+        kn->copy_rows(kn, cache->v + to, dh, att->v + h * dh, att->kv_stride, r->n, dh);
     }
-    env->kn->mem_copy(env->kn, cache->position + cache->length, r->position, (size_t)r->n * sizeof(int32_t));
+    kn->mem_copy(kn, cache->position + cache->length, r->position, (size_t)r->n * sizeof(int32_t));
     cache->length += r->n;
 }
 
-void block_update(const model_env *env, const layer_params *w, const rows *r, const float *x, const block_acts *acts,
-                  kv_layer *cache)
+void block_update(const model_env *env, const layer_params *p, const layer_weights *w, const rows *r, const float *x,
+                  const block_acts *acts, kv_layer *cache)
 {
     const kernels *kn = env->kn;
     const model_config *c = env->config;
     const int64_t n = r->n, d = c->dim, att_width = c->heads * c->head_dim;
-    kn->norm_forward(kn, &(norm_args){.n = n, .d = d, .eps = c->norm_eps, .x = x, .index = r->index, .weight = w->norm1,
+    kn->norm_forward(kn, &(norm_args){.n = n, .d = d, .eps = c->norm_eps, .x = x, .index = r->index, .weight = p->norm1,
                                       .out = acts->h1, .saved = acts->x_in, .rstd = acts->rstd1});
-    linear(env, acts->qkv, acts->h1, w->qkv, n, d, qkv_width(c), 0);
+    linear(env, acts->qkv, acts->h1, w->qkv, n, d, qkv_width(c), false);
     kn->rope(kn, acts->qkv, qkv_width(c), n, c->heads + c->kv_heads, c->head_dim, env->rope_table, r->position, 1);
     attention_args att = attention_on(env, r, acts);
     int32_t cached[2] = {0, 0};
@@ -122,16 +123,17 @@ void block_update(const model_env *env, const layer_params *w, const rows *r, co
         cached[1] = (int32_t)cache->length;
         att.k = cache->k;
         att.v = cache->v;
-        att.kv_stride = c->kv_heads * c->head_dim;
+        att.kv_stride = c->head_dim;
+        att.kv_head_stride = cache->capacity * c->head_dim;
         att.kv_start = cached;
     }
     kn->attention_forward(kn, &att);
-    linear(env, acts->u, acts->att, w->out, n, att_width, d, 0);
+    linear(env, acts->u, acts->att, w->out, n, att_width, d, false);
     kn->norm_forward(kn, &(norm_args){.n = n, .d = d, .eps = c->norm_eps, .x = x, .index = r->index, .plus = acts->u,
-                                      .weight = w->norm2, .out = acts->h2, .saved = acts->mid, .rstd = acts->rstd2});
-    linear(env, acts->gate_up, acts->h2, w->gate_up, n, d, 2 * c->ffn, 0);
+                                      .weight = p->norm2, .out = acts->h2, .saved = acts->mid, .rstd = acts->rstd2});
+    linear(env, acts->gate_up, acts->h2, w->gate_up, n, d, 2 * c->ffn, false);
     kn->swiglu_forward(kn, acts->act, acts->gate_up, n, c->ffn);
-    linear(env, acts->u, acts->act, w->down, n, c->ffn, d, 1);
+    linear(env, acts->u, acts->act, w->down, n, c->ffn, d, true);
 }
 
 void block_backward(const model_env *env, const layer_params *w, const layer_params *g, const rows *r,

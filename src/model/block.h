@@ -14,6 +14,7 @@ typedef struct model_env {
     const kernels *kn;
     const model_config *config;
     const float *rope_table; /* [seq_len, d_h] */
+    bool bf16; /* training: products with bfloat16 inputs */
     void *scratch;
 } model_env;
 
@@ -26,9 +27,10 @@ typedef struct rows {
     const int32_t *start; /* host [sequences + 1]: sequence s has rows [start[s], start[s+1]) */
 } rows;
 
-/* Keys (rotated) and values of one layer of one sequence, with their positions. A routed layer holds routed tokens only. */
+/* Keys (rotated) and values of one layer of one sequence, with their positions. A routed layer holds routed tokens only. A
+ * head's keys lie together, as decoding reads them. */
 typedef struct kv_layer {
-    float *k, *v;      /* [capacity, h_kv d_h] */
+    float *k, *v;      /* [h_kv, capacity, d_h] */
     int32_t *position; /* [capacity] */
     int64_t length, capacity;
 } kv_layer;
@@ -66,8 +68,11 @@ void block_temps_plan(const model_config *c, arena *a, int64_t n, block_temps *o
 
 /* Computes acts->u from the stream x. cache NULL: the rows attend among themselves; otherwise they (one sequence) are
  * appended to it and see all of it. */
-void block_update(const model_env *env, const layer_params *w, const rows *r, const float *x, const block_acts *acts,
+void block_update(const model_env *env, const layer_params *p, const layer_weights *w, const rows *r, const float *x, const block_acts *acts,
                   kv_layer *cache);
+/* dx [n, in] = dy [n, out] w;  dw [out, in] += dy^T x */
+void linear_backward(const model_env *env, float *dx, float *dw, const float *dy, const float *x, const float *w,
+                     int64_t n, int64_t in, int64_t out);
 /* From temps->du: adds the block's share to dx at the rows (without the residual path, which is dx itself) and to the
  * parameters' gradients g. */
 void block_backward(const model_env *env, const layer_params *w, const layer_params *g, const rows *r,

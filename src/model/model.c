@@ -1,14 +1,10 @@
-/* A model's memory and its files: see model.h. */
+/* A model's memory: see model.h; its files are in model_files.c. */
 #include "model/model.h"
 
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
-#include "base/file.h"
-#include "format/hf_config.h"
-#include "format/safetensors.h"
+#include "kernels/weight.h"
 
 static fathom_status no_memory(fathom_error *err, int64_t floats)
 {
@@ -37,25 +33,47 @@ static fathom_status fill_rope_table(model *m, fathom_error *err)
     return FATHOM_OK;
 }
 
-fathom_status model_init(model *out, const model_config *c, const kernels *kn, fathom_error *err)
+/* Values, and where the store is not fp32, packed and scale. */
+static fathom_status allocate(model *m, weight_type type, fathom_error *err)
+{
+    const kernels *kn = &m->kn;
+    const param_list *list = &m->list;
+    const bool full = type == WEIGHT_F32;
+    const size_t values = (size_t)(full ? list->size : list->size - list->large) * sizeof(float);
+    const size_t packed = full ? 0 : (size_t)list->large * weight_element_bytes(type);
+    const size_t scale = type == WEIGHT_Q8 ? (size_t)list->large_rows * sizeof(float) : 0;
+    m->store = (param_store){.type = type, .values = kn->mem_alloc(kn, values)};
+    if (packed)
+        m->store.packed = kn->mem_alloc(kn, packed);
+    if (scale)
+        m->store.scale = kn->mem_alloc(kn, scale);
+    if (!m->store.values || (packed && !m->store.packed) || (scale && !m->store.scale))
+        return status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory: parameters take %.1f MB",
+                           1e-6 * (double)(values + packed + scale));
+    kn->mem_zero(kn, m->store.values, values);
+    if (packed)
+        kn->mem_zero(kn, m->store.packed, packed);
+    if (scale)
+        kn->mem_zero(kn, m->store.scale, scale);
+    return FATHOM_OK;
+}
+
+fathom_status model_init(model *out, const model_config *c, weight_type type, const kernels *kn, fathom_error *err)
 {
     *out = (model){.config = *c, .kn = *kn};
     TRY(model_config_check(c, err));
     TRY(param_list_build(c, &out->list, err));
-    out->values = kn->mem_alloc(kn, (size_t)out->list.size * sizeof(float));
-    if (!out->values)
-        return no_memory(err, out->list.size);
-    kn->mem_zero(kn, out->values, (size_t)out->list.size * sizeof(float));
-    params_view(c, &out->list, out->values, &out->params);
+    TRY(allocate(out, type, err));
+    store_view(c, &out->list, &out->store, &out->params, &out->weights);
     return fill_rope_table(out, err);
 }
 
 void model_free(model *m)
 {
-    if (m->values)
-        m->kn.mem_free(&m->kn, m->values);
-    if (m->rope_table)
-        m->kn.mem_free(&m->kn, m->rope_table);
+    void *const blocks[] = {m->store.values, m->store.packed, m->store.scale, m->rope_table};
+    for (size_t i = 0; i < sizeof blocks / sizeof *blocks; i++)
+        if (blocks[i])
+            m->kn.mem_free(&m->kn, blocks[i]);
     param_list_free(&m->list);
     *m = (model){0};
 }
@@ -67,111 +85,48 @@ fathom_status model_randomize(model *m, uint64_t seed, fathom_error *err)
     if (!host)
         return no_memory(err, m->list.size);
     params_init(&m->list, seed, host);
-    m->kn.mem_upload(&m->kn, m->values, host, bytes);
+    m->kn.mem_upload(&m->kn, m->store.values, host, bytes);
     free(host);
     return FATHOM_OK;
 }
 
-fathom_status model_load(model *out, const char *dir, const kernels *kn, fathom_error *err)
+fathom_status model_put(model *m, const param_info *p, const float *host, fathom_error *err)
 {
-    *out = (model){0};
-    char *config_path = path_join(dir, "config.json"), *values_path = path_join(dir, "model.safetensors");
-    fathom_status status = config_path && values_path ? FATHOM_OK : no_memory(err, 0);
-    model_config config;
-    if (status == FATHOM_OK && !path_is_folder(dir))
-        status = status_fail(err, FATHOM_NOT_FOUND, "%s: no such model directory", dir);
-    if (status == FATHOM_OK)
-        status = hf_config_read(config_path, &config, err);
-    if (status == FATHOM_OK)
-        status = model_init(out, &config, kn, err);
-    if (status == FATHOM_OK)
-        status = model_read_values(out, values_path, err);
-    free(config_path);
-    free(values_path);
-    return status;
-}
-
-fathom_status model_read_values(model *m, const char *path, fathom_error *err)
-{
-    return model_read_blocks(m, &(param_block){"", m->values}, 1, path, err);
-}
-
-enum { TENSOR_NAME = sizeof ((param_info *)0)->name + 16 };
-
-static void tensor_name(char name[TENSOR_NAME], const char *prefix, const param_info *p)
-{
-    snprintf(name, TENSOR_NAME, "%s%s", prefix, p->name);
-}
-
-/* Every tensor of the file must have been read: one that the model does not know is a sign of another model. */
-static fathom_status check_unread(const model *m, const param_block *blocks, int64_t count, const safetensors *file,
-                                  fathom_error *err)
-{
-    for (size_t i = 0; i < safetensors_count(file); i++) {
-        const char *found = safetensors_at(file, i)->name;
-        bool known = false;
-        for (int64_t j = 0; j < m->list.count * count && !known; j++) {
-            char name[TENSOR_NAME];
-            tensor_name(name, blocks[j / m->list.count].prefix, &m->list.items[j % m->list.count]);
-            known = strcmp(name, found) == 0;
-        }
-        if (!known)
-            return status_fail(err, FATHOM_FORMAT, "%s: %s: the model in config.json has no such tensor",
-                               safetensors_path(file), found);
+    const kernels *kn = &m->kn;
+    float *values = store_values(&m->store, p);
+    if (values) {
+        kn->mem_upload(kn, values, host, (size_t)p->size * sizeof *host);
+        return FATHOM_OK;
     }
-    return FATHOM_OK;
-}
-
-fathom_status model_read_blocks(const model *m, const param_block *blocks, int64_t count, const char *path,
-                                fathom_error *err)
-{
-    safetensors *file;
-    TRY(safetensors_open(path, &file, err));
-    float *host = malloc((size_t)m->list.size * sizeof(float));
-    fathom_status status = host ? FATHOM_OK : no_memory(err, m->list.size);
-    for (int64_t b = 0; b < count && status == FATHOM_OK; b++) {
-        for (int64_t i = 0; i < m->list.count && status == FATHOM_OK; i++) {
-            const param_info *p = &m->list.items[i];
-            char name[TENSOR_NAME];
-            tensor_name(name, blocks[b].prefix, p);
-            status = safetensors_read_f32(file, name, p->rank, p->shape, host + p->offset, err);
-        }
-        if (status == FATHOM_OK)
-            m->kn.mem_upload(&m->kn, blocks[b].values, host, (size_t)m->list.size * sizeof(float));
-    }
-    if (status == FATHOM_OK && safetensors_count(file) != (size_t)(m->list.count * count))
-        status = check_unread(m, blocks, count, file, err);
-    free(host);
-    safetensors_close(file);
-    return status;
-}
-
-fathom_status model_write_blocks(const model *m, const param_block *blocks, int64_t count, const char *path,
-                                 fathom_error *err)
-{
-    const int64_t tensors = m->list.count * count;
-    float *host = malloc((size_t)(m->list.size * count) * sizeof(float));
-    safetensors_tensor *entries = calloc((size_t)tensors, sizeof *entries);
-    char(*names)[TENSOR_NAME] = calloc((size_t)tensors, sizeof *names);
-    fathom_status status = host && entries && names ? FATHOM_OK : no_memory(err, m->list.size * count);
+    const weight w = store_weight(&m->store, p);
+    const size_t bytes = (size_t)p->size * weight_element_bytes(w.type);
+    void *packed = malloc(bytes);
+    float *scale = malloc((size_t)p->shape[0] * sizeof *scale);
+    fathom_status status = packed && scale ? FATHOM_OK : no_memory(err, p->size);
     if (status == FATHOM_OK) {
-        for (int64_t b = 0; b < count; b++)
-            m->kn.mem_download(&m->kn, host + b * m->list.size, blocks[b].values,
-                               (size_t)m->list.size * sizeof(float));
-        for (int64_t j = 0; j < tensors; j++) {
-            const int64_t b = j / m->list.count;
-            const param_info *p = &m->list.items[j % m->list.count];
-            tensor_name(names[j], blocks[b].prefix, p);
-            entries[j] = (safetensors_tensor){.name = names[j], .dtype = DTYPE_F32, .rank = p->rank,
-                                              .shape = {p->shape[0], p->shape[1]},
-                                              .data = host + b * m->list.size + p->offset,
-                                              .bytes = (size_t)p->size * sizeof(float)};
-        }
-        const char *const metadata[] = {"format", "pt", NULL};
-        status = safetensors_write(path, entries, (size_t)tensors, metadata, err);
+        weight_pack(w.type, host, p->shape[0], p->shape[1], packed, scale);
+        kn->mem_upload(kn, (void *)w.data, packed, bytes);
+        if (w.scale)
+            kn->mem_upload(kn, (void *)w.scale, scale, (size_t)p->shape[0] * sizeof *scale);
     }
-    free(names);
-    free(entries);
-    free(host);
+    free(packed);
+    free(scale);
+    return status;
+}
+
+fathom_status model_reduce(model *out, const model *from, weight_type type, fathom_error *err)
+{
+    TRY(model_init(out, &from->config, type, &from->kn, err));
+    fathom_status status = FATHOM_OK;
+    for (int64_t i = 0; i < from->list.count && status == FATHOM_OK; i++) {
+        const param_info *p = &from->list.items[i];
+        float *host = malloc((size_t)p->size * sizeof *host);
+        status = host ? FATHOM_OK : no_memory(err, p->size);
+        if (host)
+            from->kn.mem_download(&from->kn, host, store_values(&from->store, p), (size_t)p->size * sizeof *host);
+        if (status == FATHOM_OK)
+            status = model_put(out, p, host, err);
+        free(host);
+    }
     return status;
 }

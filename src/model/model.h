@@ -11,19 +11,29 @@ typedef struct model {
     model_config config;
     kernels kn;
     param_list list;
-    float *values;      /* [list.size], the backend's memory */
-    model_params params; /* views of values */
-    float *rope_table;  /* [seq_len, d_h], the backend's memory */
+    param_store store;    /* the backend's memory */
+    model_params params;  /* views of the store */
+    model_weights weights;
+    float *rope_table;    /* [seq_len, d_h], the backend's memory */
+    bool bf16;            /* passes round the inputs of their products to bfloat16; fp32 store only */
 } model;
 
-/* Checks the config and allocates; values are zero. *out is released by model_free, after a failure too. */
-fathom_status model_init(model *out, const model_config *c, const kernels *kn, fathom_error *err);
+/* Checks the config and allocates; values are zero. *out is released by model_free, after a failure too. Only a model stored
+ * in fp32 can be trained. */
+fathom_status model_init(model *out, const model_config *c, weight_type type, const kernels *kn, fathom_error *err);
 void model_free(model *m);
-/* Starting values from the seed. */
+/* Starting values from the seed; fp32 store. */
 fathom_status model_randomize(model *m, uint64_t seed, fathom_error *err);
-/* Reads DIR/config.json and DIR/model.safetensors; every tensor must be there with its shape, and no other. */
+/* One parameter from fp32 values on the host, packed as the store wants it. */
+fathom_status model_put(model *m, const param_info *p, const float *host, fathom_error *err);
+/* The same model with its large matrices in fewer bits. from: an fp32 store. */
+fathom_status model_reduce(model *out, const model *from, weight_type type, fathom_error *err);
+/* Reads DIR/config.json and DIR/model.safetensors; every tensor must be there with its shape, and no other. The store is of
+ * the file's kind: bf16 and q8 stay what they are. */
 fathom_status model_load(model *out, const char *dir, const kernels *kn, fathom_error *err);
-/* Reads the parameters from one file into a model of that shape. */
+/* Writes DIR/config.json and DIR/model.safetensors of any store. */
+fathom_status model_save(const model *m, const char *dir, fathom_error *err);
+/* Reads the parameters from one file into an fp32 model of that shape; bf16 is widened, q8 refused. */
 fathom_status model_read_values(model *m, const char *path, fathom_error *err);
 
 /* Blocks laid out as the parameters (values, moments, gradients) as one file: a tensor is called prefix + parameter's name. */

@@ -2,12 +2,16 @@
  *
  * Matrices come first, in the order of the forward pass, then vectors (norms, biases), so that weight decay, which acts on
  * matrices only, is one range. q, k and v lie side by side, and so do gate and up: each group is one matrix product. The
- * gradient, AdamW's moments and any copy have the same layout. */
+ * gradient, AdamW's moments and any copy have the same layout.
+ *
+ * A model that is only run may hold its large matrices in fewer bits (weight_type). These then lie in a block of their own, in
+ * the same order; what the router and the norms use stays fp32. */
 #ifndef FATHOM_MODEL_PARAMS_H
 #define FATHOM_MODEL_PARAMS_H
 
 #include <stddef.h>
 
+#include "kernels/kernels.h"
 #include "model/config.h"
 
 typedef struct param_info {
@@ -15,6 +19,8 @@ typedef struct param_info {
     int rank;
     int64_t shape[2]; /* [out, in] or [n] */
     int64_t offset, size; /* floats from the start of the block */
+    bool large;           /* a matrix that `linear` multiplies by (or the embedding): may be stored in fewer bits */
+    int64_t packed, row;  /* of a large one: elements and rows of large ones before it; otherwise packed: floats of others */
     float init_mean, init_std;
 } param_info;
 
@@ -23,9 +29,11 @@ typedef struct param_list {
     int64_t count;
     int64_t decayed; /* floats [0, decayed) are matrices */
     int64_t size;    /* floats in all */
+    int64_t large, large_rows; /* elements and rows of the large matrices together */
 } param_list;
 
-/* Views of one block; any of a layer's routing tensors is NULL where the layer has none. */
+/* Views of one block; any of a layer's routing tensors is NULL where the layer has none. Where the large matrices are stored
+ * in fewer bits they are NULL here. */
 typedef struct layer_params {
     float *norm1, *norm2; /* [d] */
     float *qkv;           /* [(h + 2 h_kv) d_h, d] */
@@ -43,10 +51,35 @@ typedef struct model_params {
     layer_params layer[MODEL_MAX_LAYERS];
 } model_params;
 
+/* The large matrices as the forward pass reads them; data NULL where there is none. */
+typedef struct layer_weights {
+    weight qkv, out, gate_up, down, fc1;
+} layer_weights;
+
+typedef struct model_weights {
+    weight embed, head;
+    layer_weights layer[MODEL_MAX_LAYERS];
+} model_weights;
+
+/* Where parameters are kept: type F32: `values` is the whole block and the rest NULL. Otherwise values [size - large] holds
+ * what is not large, packed [large] the large matrices, scale [large_rows] q8's scales. */
+typedef struct param_store {
+    weight_type type;
+    float *values;
+    void *packed;
+    float *scale;
+} param_store;
+
 /* c must have passed model_config_check. */
 fathom_status param_list_build(const model_config *c, param_list *out, fathom_error *err);
 void param_list_free(param_list *list);
 void params_view(const model_config *c, const param_list *list, float *block, model_params *out);
+/* Views of a store; weights may be NULL. */
+void store_view(const model_config *c, const param_list *list, const param_store *store, model_params *params,
+                model_weights *weights);
+/* The fp32 values of a parameter that is not large, and a large one's place in packed and scale. */
+float *store_values(const param_store *store, const param_info *p);
+weight store_weight(const param_store *store, const param_info *p);
 /* Starting values on the host: normal with the tensor's deviation from (seed, tensor's name), so a plain and an MoD model
  * of one seed share what they have in common; norms 1, biases 0. */
 void params_init(const param_list *list, uint64_t seed, float *block);

@@ -34,32 +34,32 @@ void router_temps_plan(const model_config *c, arena *a, int64_t tokens, bool tra
     }
 }
 
-static void router_logits(const model_env *env, const layer_params *w, const router_input *in, route *out)
+static void router_logits(const model_env *env, const layer_params *p, const router_input *in, route *out)
 {
     const kernels *kn = env->kn;
     const int64_t n = in->B * in->T;
-    if (w->router)
-        kn->rowdot_forward(kn, out->logit, in->x, w->router, NULL, n, env->config->dim);
+    if (p->router)
+        kn->rowdot_forward(kn, out->logit, in->x, p->router, NULL, n, env->config->dim);
     else
         kn->noise(kn, out->logit, in->noise_seed, RNG_ROUTE + ((uint64_t)in->layer << 8), in->noise_counter, n);
 }
 
-static void predictor_logits(const model_env *env, const layer_params *w, const router_input *in, const router_temps *t,
-                             route *out)
+static void predictor_logits(const model_env *env, const layer_params *p, const layer_weights *w,
+                             const router_input *in, const router_temps *t, route *out)
 {
     const kernels *kn = env->kn;
-    const int64_t n = in->B * in->T, d = env->config->dim, p = env->config->mod.predictor_hidden;
-    kn->gemm(kn, &(gemm_args){.trans_b = true, .m = n, .n = p, .k = d, .a = in->x, .lda = d, .b = w->fc1, .ldb = d,
-                              .c = t->pre, .ldc = p, .alpha = 1});
-    kn->bias_silu_forward(kn, t->hidden, t->pre, w->fc1_bias, n, p);
-    kn->rowdot_forward(kn, out->rule, t->hidden, w->fc2, w->fc2_bias, n, p);
+    const int64_t n = in->B * in->T, hidden = env->config->mod.predictor_hidden;
+    kn->linear(kn, &(linear_args){.n = n, .in = env->config->dim, .out = hidden, .x = in->x, .w = w->fc1, .y = t->pre,
+                                  .scratch = env->scratch});
+    kn->bias_silu_forward(kn, t->hidden, t->pre, p->fc1_bias, n, hidden);
+    kn->rowdot_forward(kn, out->rule, t->hidden, p->fc2, p->fc2_bias, n, hidden);
 }
 
-void router_topk(const model_env *env, const layer_params *w, const router_input *in, route *out)
+void router_topk(const model_env *env, const layer_params *p, const router_input *in, route *out)
 {
     const kernels *kn = env->kn;
     const int64_t k = model_routed_tokens(env->config, in->layer, in->T);
-    router_logits(env, w, in, out);
+    router_logits(env, p, in, out);
     kn->topk(kn, out->index, out->member, out->logit, in->B, in->T, k, env->scratch);
     out->n = in->B * k;
     for (int64_t b = 0; b <= in->B; b++)
@@ -67,37 +67,38 @@ void router_topk(const model_env *env, const layer_params *w, const router_input
     kn->gather_int(kn, out->position, in->position, out->index, out->n);
 }
 
-void router_causal(const model_env *env, const layer_params *w, const router_input *in, const router_temps *t, route *out)
+void router_causal(const model_env *env, const layer_params *p, const layer_weights *w, const router_input *in,
+                   const router_temps *t, route *out)
 {
     const kernels *kn = env->kn;
-    router_logits(env, w, in, out);
-    if (w->fc1)
-        predictor_logits(env, w, in, t, out);
+    router_logits(env, p, in, out);
+    if (w->fc1.data)
+        predictor_logits(env, p, w, in, t, out);
     kn->above(kn, out->index, out->start, out->rule, env->config->mod.threshold[in->layer], in->B, in->T);
     out->n = out->start[in->B];
     kn->gather_int(kn, out->position, in->position, out->index, out->n);
 }
 
-router_score router_learn(const model_env *env, const layer_params *w, const layer_params *g, const router_input *in,
+router_score router_learn(const model_env *env, const layer_params *p, const layer_weights *w, const layer_params *g, const router_input *in,
                           const router_temps *t, float scale, route *r)
 {
     const kernels *kn = env->kn;
-    const int64_t n = in->B * in->T, d = env->config->dim, p = env->config->mod.predictor_hidden;
-    if (w->fc1)
-        predictor_logits(env, w, in, t, r);
+    const int64_t n = in->B * in->T, d = env->config->dim, hidden = env->config->mod.predictor_hidden;
+    if (w->fc1.data)
+        predictor_logits(env, p, w, in, t, r);
     bce_args bce = {.n = n, .logit = r->rule, .member = r->member, .scale = scale,
-                    .threshold = env->config->mod.threshold[in->layer], .dlogit = g ? (w->fc1 ? t->drule : r->dlogit) : NULL};
+                    .threshold = env->config->mod.threshold[in->layer], .dlogit = g ? (w->fc1.data ? t->drule : r->dlogit) : NULL};
     kn->bce(kn, &bce);
-    if (g && w->fc1) {
+    if (g && w->fc1.data) {
         /* dhidden = drule fc2: an outer product */
-        kn->gemm(kn, &(gemm_args){.m = n, .n = p, .k = 1, .a = t->drule, .lda = 1, .b = w->fc2, .ldb = p,
-                                  .c = t->dhidden, .ldc = p, .alpha = 1});
-        kn->rowdot_backward(kn, NULL, NULL, g->fc2, g->fc2_bias, t->drule, t->hidden, w->fc2, n, p, env->scratch);
-        kn->bias_silu_backward(kn, t->dhidden, g->fc1_bias, t->dhidden, t->pre, w->fc1_bias, n, p, env->scratch);
-        kn->gemm(kn, &(gemm_args){.trans_a = true, .m = p, .n = d, .k = n, .a = t->dhidden, .lda = p, .b = in->x,
+        kn->gemm(kn, &(gemm_args){.m = n, .n = hidden, .k = 1, .a = t->drule, .lda = 1, .b = p->fc2, .ldb = hidden,
+                                  .c = t->dhidden, .ldc = hidden, .alpha = 1});
+        kn->rowdot_backward(kn, NULL, NULL, g->fc2, g->fc2_bias, t->drule, t->hidden, p->fc2, n, hidden, env->scratch);
+        kn->bias_silu_backward(kn, t->dhidden, g->fc1_bias, t->dhidden, t->pre, p->fc1_bias, n, hidden, env->scratch);
+        kn->gemm(kn, &(gemm_args){.trans_a = true, .m = hidden, .n = d, .k = n, .a = t->dhidden, .lda = hidden, .b = in->x,
                                   .ldb = d, .c = g->fc1, .ldc = d, .alpha = 1, .beta = 1});
     } else if (g) {
-        kn->rowdot_backward(kn, NULL, NULL, g->router, NULL, r->dlogit, in->x, w->router, n, d, env->scratch);
+        kn->rowdot_backward(kn, NULL, NULL, g->router, NULL, r->dlogit, in->x, p->router, n, d, env->scratch);
     }
     return (router_score){.loss = bce.loss / (double)n, .agreed = bce.agreed};
 }

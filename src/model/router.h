@@ -44,12 +44,13 @@ typedef struct router_score {
 void route_plan(const model_config *c, arena *a, int64_t tokens, int64_t chosen, bool train, route *out);
 void router_temps_plan(const model_config *c, arena *a, int64_t tokens, bool train, router_temps *out);
 
-void router_topk(const model_env *env, const layer_params *w, const router_input *in, route *out);
-void router_causal(const model_env *env, const layer_params *w, const router_input *in, const router_temps *t, route *out);
+void router_topk(const model_env *env, const layer_params *p, const router_input *in, route *out);
+void router_causal(const model_env *env, const layer_params *p, const layer_weights *w, const router_input *in,
+                   const router_temps *t, route *out);
 /* After router_topk: the causal rule's logits against membership. g NULL: score only; otherwise gradients, scaled. Not for
  * stochastic routing. */
-router_score router_learn(const model_env *env, const layer_params *w, const layer_params *g, const router_input *in,
-                          const router_temps *t, float scale, route *r);
+router_score router_learn(const model_env *env, const layer_params *p, const layer_weights *w, const layer_params *g,
+                          const router_input *in, const router_temps *t, float scale, route *r);
 /* The gate for scatter_args: whether it uses the logits. */
 const float *router_gate_logits(const model_config *c, const route *r);
 

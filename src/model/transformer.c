@@ -46,13 +46,32 @@ static float *floats(arena *a, int64_t n, int64_t width)
     return arena_alloc(a, (size_t)n, (size_t)width * sizeof(float));
 }
 
-static kernel_sizes sizes_of(const model_config *c, int64_t tokens, int64_t keys)
+/* Elements of the two larger operands of y [n, out] = x [n, in] w^T and of its backward products. */
+static int64_t product_floats(int64_t n, int64_t in, int64_t out)
 {
-    int64_t width = c->dim > c->ffn ? c->dim : c->ffn;
-    if (c->mod.predictor_hidden > width)
-        width = c->mod.predictor_hidden;
-    return (kernel_sizes){.rows = tokens, .width = width, .keys = keys, .heads = c->heads, .kv_heads = c->kv_heads,
-                          .head_dim = c->head_dim, .vocab = c->vocab};
+    const int64_t x = n * in, y = n * out, w = in * out, all = x + y + w;
+    const int64_t least = x < y ? (x < w ? x : w) : (y < w ? y : w);
+    return all - least;
+}
+
+static int64_t most(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
+static kernel_sizes sizes_of(const workspace *ws, int64_t tokens)
+{
+    const model *m = ws->m;
+    const model_config *c = &m->config;
+    const int64_t att = c->heads * c->head_dim, qkv = att + 2 * c->kv_heads * c->head_dim;
+    kernel_sizes s = {.rows = tokens, .width = most(most(c->dim, c->ffn), c->mod.predictor_hidden), .keys = c->seq_len,
+                      .heads = c->heads, .kv_heads = c->kv_heads, .head_dim = c->head_dim, .vocab = c->vocab};
+    if (m->store.type != WEIGHT_F32)
+        s.linear_in = most(most(c->dim, att), c->ffn);
+    if (m->bf16)
+        s.bf16_floats = most(most(product_floats(tokens, c->dim, most(qkv, 2 * c->ffn)), product_floats(tokens, att, c->dim)),
+                             most(product_floats(tokens, c->ffn, c->dim), product_floats(ws->head_rows, c->dim, c->vocab)));
+    return s;
 }
 
 static void plan_shared(workspace *ws, arena *a, int64_t tokens, float *u)
@@ -94,7 +113,6 @@ static void plan(workspace *ws, arena *a)
     const model *m = ws->m;
     const model_config *c = &m->config;
     const int64_t tokens = ws->B * ws->T;
-    const kernel_sizes sizes = sizes_of(c, tokens, c->seq_len);
     ws->position = arena_alloc(a, (size_t)tokens, sizeof(int32_t));
     ws->tokens = arena_alloc(a, (size_t)tokens, sizeof(int32_t));
     ws->targets = arena_alloc(a, (size_t)tokens, sizeof(int32_t));
@@ -107,6 +125,7 @@ static void plan(workspace *ws, arena *a)
     float *u = floats(a, tokens, c->dim);
     (ws->train ? plan_training : plan_shared)(ws, a, tokens, u);
     router_temps_plan(c, a, tokens, ws->train, &ws->router);
+    const kernel_sizes sizes = sizes_of(ws, tokens);
     ws->env.scratch = arena_alloc(a, m->kn.scratch_bytes(&m->kn, &sizes), 1);
 }
 
@@ -126,7 +145,7 @@ fathom_status workspace_new(const model *m, int64_t B, int64_t T, bool train, wo
     workspace *ws = calloc(1, sizeof *ws);
     if (ws) {
         *ws = (workspace){.m = m, .B = B, .T = T, .train = train, .bytes = bytes};
-        ws->env = (model_env){.kn = &m->kn, .config = &m->config, .rope_table = m->rope_table};
+        ws->env = (model_env){.kn = &m->kn, .config = &m->config, .rope_table = m->rope_table, .bf16 = m->bf16};
         ws->starts = calloc((size_t)((c->layers + 1) * (B + 1)), sizeof *ws->starts);
         ws->host_position = calloc((size_t)(B * T), sizeof *ws->host_position);
         ws->acts = calloc((size_t)c->layers, sizeof *ws->acts);
@@ -196,7 +215,7 @@ static void begin(workspace *ws, const pass *p)
     start[p->B] = (int32_t)n;
     kn->mem_upload(kn, ws->position, ws->host_position, (size_t)n * sizeof *ws->position);
     kn->mem_upload(kn, ws->tokens, p->tokens, (size_t)n * sizeof *ws->tokens);
-    kn->embed_forward(kn, ws->x, ws->m->params.embed, ws->tokens, n, ws->m->config.dim);
+    kn->embed_forward(kn, ws->x, ws->m->weights.embed, ws->tokens, n, ws->m->config.dim);
 }
 
 static rows all_rows(const workspace *ws, int64_t B, int64_t T)
@@ -223,20 +242,21 @@ static double block_flops(const model_config *c, const rows *r, const kv_layer *
 static void route_layer(workspace *ws, pass *p, int64_t layer)
 {
     const model_config *c = &ws->m->config;
-    const layer_params *w = &ws->m->params.layer[layer];
+    const layer_params *params = &ws->m->params.layer[layer];
+    const layer_weights *weights = &ws->m->weights.layer[layer];
     route *r = &ws->routes[layer];
     /* at inference a token's noise depends on its position alone, so that prefill and single steps agree */
     const router_input in = {.layer = layer, .B = p->B, .T = p->T, .x = ws->x, .position = ws->position,
                              .noise_seed = p->seed, .noise_counter = p->noise_counter + (uint64_t)p->position};
     if (p->routing == ROUTING_CAUSAL) {
-        router_causal(&ws->env, w, &in, &ws->router, r);
+        router_causal(&ws->env, params, weights, &in, &ws->router, r);
         p->result.flops += flops_routing(c, layer, p->B * p->T, true);
     } else {
-        router_topk(&ws->env, w, &in, r);
+        router_topk(&ws->env, params, &in, r);
         const bool learn = (p->grads || p->score_rule) && c->mod.causal != MOD_CAUSAL_NOISE;
         if (learn) {
             const float weight = p->rule_scale * (c->mod.causal == MOD_CAUSAL_AUX ? c->mod.aux_weight : 1);
-            const router_score score = router_learn(&ws->env, w, p->grads ? &p->grads->layer[layer] : NULL, &in,
+            const router_score score = router_learn(&ws->env, params, weights, p->grads ? &p->grads->layer[layer] : NULL, &in,
                                                     &ws->router, weight, r);
             p->result.aux_loss += score.loss;
             p->result.agreed += score.agreed;
@@ -266,7 +286,7 @@ static void forward(workspace *ws, pass *p)
         if (r.n == 0)
             continue;
         p->result.flops += block_flops(c, &r, cache);
-        block_update(&ws->env, &ws->m->params.layer[l], &r, ws->x, &ws->acts[l], cache);
+        block_update(&ws->env, &ws->m->params.layer[l], &ws->m->weights.layer[l], &r, ws->x, &ws->acts[l], cache);
         kn->scatter_forward(kn, &(scatter_args){.n = r.n, .d = c->dim, .gate = (int)c->mod.gate, .index = r.index,
                                                 .logit = routed ? router_gate_logits(c, &ws->routes[l]) : NULL,
                                                 .u = ws->acts[l].u, .x = ws->x});
@@ -278,9 +298,9 @@ static void head_logits(workspace *ws, int64_t begin, int64_t n)
 {
     const model_config *c = &ws->m->config;
     const kernels *kn = ws->env.kn;
-    kn->gemm(kn, &(gemm_args){.trans_b = true, .m = n, .n = c->vocab, .k = c->dim, .a = ws->xf + begin * c->dim,
-                              .lda = c->dim, .b = ws->m->params.head, .ldb = c->dim, .c = ws->logits, .ldc = c->vocab,
-                              .alpha = 1});
+    kn->linear(kn, &(linear_args){.n = n, .in = c->dim, .out = c->vocab, .x = ws->xf + begin * c->dim,
+                                  .w = ws->m->weights.head, .y = ws->logits, .bf16 = ws->env.bf16,
+                                  .scratch = ws->env.scratch});
 }
 
 static void final_norm(workspace *ws, int64_t n)
@@ -305,11 +325,8 @@ static void head_loss(workspace *ws, pass *p, const int32_t *targets, float scal
         kn->cross_entropy(kn, ws->loss + begin, ws->logits, ws->targets + begin, scale, m, V);
         if (scale == 0)
             continue;
-        kn->gemm(kn, &(gemm_args){.m = m, .n = d, .k = V, .a = ws->logits, .lda = V, .b = ws->m->params.head, .ldb = d,
-                                  .c = ws->temps.dh + begin * d, .ldc = d, .alpha = 1});
-        kn->gemm(kn, &(gemm_args){.trans_a = true, .m = V, .n = d, .k = m, .a = ws->logits, .lda = V,
-                                  .b = ws->xf + begin * d, .ldb = d, .c = p->grads->head, .ldc = d, .alpha = 1,
-                                  .beta = 1});
+        linear_backward(&ws->env, ws->temps.dh + begin * d, p->grads->head, ws->logits, ws->xf + begin * d,
+                        ws->m->params.head, m, d, V);
     }
     for (int64_t i = 0; i < n; i++)
         p->result.targets += targets[i] >= 0;

@@ -53,7 +53,7 @@ static fathom_status write_fresh(const checkpoint_paths *p, const model *m, floa
 {
     TRY(folder_remove(p->fresh, err));
     TRY(folder_create(p->fresh, err));
-    TRY(model_write_blocks(m, &(param_block){"", m->values}, 1, p->fresh_model, err));
+    TRY(model_write_blocks(m, &(param_block){"", m->store.values}, 1, p->fresh_model, err));
     const param_block moments[] = {{"exp_avg.", moment1}, {"exp_avg_sq.", moment2}};
     TRY(model_write_blocks(m, moments, 2, p->fresh_optimizer, err));
     char *text = json_dumps(state, JSON_INDENT(2) | JSON_REAL_PRECISION(17));

@@ -47,7 +47,7 @@ void optimizer_update(optimizer *o, model *m, const optimizer_step *s, double gr
     for (int i = 0; i < 2; i++) {
         const int64_t begin = ranges[i].begin;
         a.n = ranges[i].end - begin;
-        a.p = m->values + begin;
+        a.p = m->store.values + begin;
         a.g = o->grads + begin;
         a.m = o->moment1 + begin;
         a.v = o->moment2 + begin;

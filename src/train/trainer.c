@@ -240,7 +240,7 @@ static fathom_status write_description(const trainer *t, fathom_error *err)
     char *config = path_join(t->dir, "config.json"), *generation = path_join(t->dir, "generation_config.json");
     fathom_status status = config && generation ? FATHOM_OK : status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
     if (status == FATHOM_OK)
-        status = hf_config_write(config, &t->m->config, err);
+        status = hf_config_write(config, &t->m->config, WEIGHT_F32, err);
     if (status == FATHOM_OK)
         status = hf_generation_config_write(generation, &t->m->config, err);
     free(config);

@@ -73,7 +73,7 @@ static void round_trip(const model_config *c)
 {
     fathom_error err;
     model_config back;
-    if (hf_config_write(path, c, &err) != FATHOM_OK || hf_config_read(path, &back, &err) != FATHOM_OK)
+    if (hf_config_write(path, c, WEIGHT_F32, &err) != FATHOM_OK || hf_config_read(path, &back, &err) != FATHOM_OK)
         fail_msg("%s", err.message);
     assert_same(c, &back);
 }
@@ -166,7 +166,7 @@ static void test_written_form(void **state)
     (void)state;
     model_config c = routed();
     c.eos_id = 3;
-    assert_int_equal(hf_config_write(path, &c, NULL), FATHOM_OK);
+    assert_int_equal(hf_config_write(path, &c, WEIGHT_F32, NULL), FATHOM_OK);
     json_t *root = json_load_file(path, 0, NULL);
     assert_non_null(root);
     const char *architecture, *type, *act, *dtype, *router, *gate, *causal;
@@ -208,7 +208,7 @@ static void test_written_form(void **state)
     file_map_close(&map);
 
     c = model_config_default();
-    assert_int_equal(hf_config_write(path, &c, NULL), FATHOM_OK);
+    assert_int_equal(hf_config_write(path, &c, WEIGHT_F32, NULL), FATHOM_OK);
     root = json_load_file(path, 0, NULL);
     assert_null(json_object_get(root, "mod"));
     assert_int_equal(json_unpack(root, "{s:[s!], s:s}", "architectures", &architecture, "model_type", &type), 0);
@@ -235,12 +235,12 @@ static void test_write_refuses(void **state)
     c.mod.capacity[1] = 2;
     fathom_error err = {0};
     unlink(path);
-    assert_int_equal(hf_config_write(path, &c, &err), FATHOM_INVALID_ARGUMENT);
+    assert_int_equal(hf_config_write(path, &c, WEIGHT_F32, &err), FATHOM_INVALID_ARGUMENT);
     assert_non_null(strstr(err.message, path));
     assert_non_null(strstr(err.message, "mod.capacity"));
     assert_false(path_exists(path));
     c = routed();
-    assert_int_equal(hf_config_write("/nonexistent/config.json", &c, &err), FATHOM_IO);
+    assert_int_equal(hf_config_write("/nonexistent/config.json", &c, WEIGHT_F32, &err), FATHOM_IO);
     assert_non_null(strstr(err.message, "/nonexistent/config.json"));
 }
 
@@ -402,7 +402,7 @@ static void test_unsupported(void **state)
     unsupported(LLAMA(",\"mlp_bias\":true"), "mlp_bias", "true");
     unsupported(LLAMA(",\"rope_scaling\":{\"type\":\"linear\",\"factor\":2.0}"), "rope_scaling", "linear");
     unsupported(LLAMA(",\"rope_parameters\":{\"rope_type\":\"yarn\"}"), "rope_parameters.rope_type", "yarn");
-    unsupported(LLAMA(",\"quantization_config\":{\"bits\":4}"), "quantization_config", "bits");
+    unsupported(LLAMA(",\"quantization_config\":{\"quant_method\":\"gptq\"}"), "quantization_config", "gptq");
     unsupported(LLAMA(",\"sliding_window\":128"), "sliding_window", "128");
     unsupported(LLAMA(",\"sliding_window\":128,\"use_sliding_window\":true"), "sliding_window", "128");
     unsupported(LLAMA(",\"mod\":{}"), "mod", "{}");

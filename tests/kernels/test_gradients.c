@@ -409,7 +409,7 @@ static void embed_case(const kernels *kn, int64_t n, int64_t d)
         tokens[i] = (int32_t)pick(0, 6); /* repeated ones add up */
     const row_shape s = {.n = n, .d = d, .index = tokens};
     operation op = make("embed", embed_reference, &s, n * d, (int64_t[INPUTS]){7 * d});
-    kn->embed_forward(kn, op.out, op.in[0].values, tokens, n, d);
+    kn->embed_forward(kn, op.out, (weight){.data = op.in[0].values}, tokens, n, d);
     kn->embed_backward(kn, op.in[0].gradient, op.weight, tokens, n, d);
     check(&op, kn->name, 0);
     free(tokens);
@@ -461,7 +461,7 @@ static void attention_on(const kernels *kn, int64_t heads, int64_t kv_heads, int
     float *lse = buffer(nq * heads);
     attention_args a = {.sequences = sequences, .heads = heads, .kv_heads = kv_heads, .head_dim = dh, .q_start = q_start,
                         .kv_start = kv_start, .q = op.in[0].values, .k = op.in[1].values, .v = op.in[2].values,
-                        .q_stride = s.q_stride, .kv_stride = s.kv_stride, .scale = 0.3f, .out = op.out, .lse = lse, .scratch = scratch};
+                        .q_stride = s.q_stride, .kv_stride = s.kv_stride, .kv_head_stride = dh, .scale = 0.3f, .out = op.out, .lse = lse, .scratch = scratch};
     kn->attention_forward(kn, &a);
     if (!cached) {
         a.dout = op.weight;
@@ -688,7 +688,7 @@ static void special_values(void **state)
         kn->swiglu_forward(kn, out, x, 2, 10);
         assert_true(isnan(out[5]) && !isnan(out[15]));
         kn->attention_forward(kn, &(attention_args){.sequences = 1, .heads = 1, .kv_heads = 1, .head_dim = 10, .q_start = start,
-                                                    .q = x, .k = x, .v = w, .q_stride = 10, .kv_stride = 10, .scale = 1, .out = out,
+                                                    .q = x, .k = x, .v = w, .q_stride = 10, .kv_stride = 10, .kv_head_stride = 10, .scale = 1, .out = out,
                                                     .lse = lse, .scratch = scratch});
         assert_true(isnan(out[30])); /* the last query sees the key that is NaN */
         kn->cross_entropy(kn, loss_out, x, target, 0, 2, 20);

@@ -124,6 +124,13 @@ static void counting_gemm(const kernels *kn, const gemm_args *a)
     real.gemm(&real, a);
 }
 
+static void counting_linear(const kernels *kn, const linear_args *a)
+{
+    (void)kn;
+    counted += 2.0 * (double)a->n * (double)a->in * (double)a->out;
+    real.linear(&real, a);
+}
+
 static void counting_rowdot(const kernels *kn, float *logit, const float *x, const float *w, const float *bias, int64_t n,
                             int64_t d)
 {
@@ -154,6 +161,7 @@ static void flops_equal_the_formula(void **state)
                                            router == MOD_ROUTER_NONE ? MOD_CAUSAL_PREDICTOR : rule);
         model m = tiny_model(&c, 4);
         m.kn.gemm = counting_gemm;
+        m.kn.linear = counting_linear;
         m.kn.rowdot_forward = counting_rowdot;
         m.kn.attention_forward = counting_attention;
         int32_t tokens[B * 23], targets[B * 23];
@@ -197,7 +205,7 @@ static void nan_is_seen(void **state)
     (void)state;
     const model_config c = tiny_config(MOD_ROUTER_TOPK, MOD_GATE_RAW, MOD_CAUSAL_PREDICTOR);
     model m = tiny_model(&c, 5);
-    m.values[3] = NAN;
+    m.store.values[3] = NAN;
     int32_t tokens[B * 23], targets[B * 23];
     make_batch(&m, tokens, targets);
     tokens[0] = 0; /* the token whose embedding is NaN */

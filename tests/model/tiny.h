@@ -43,7 +43,7 @@ static inline void tiny_fill(model *m, uint64_t seed)
         const param_info *p = &m->list.items[i];
         const double std = p->rank == 2 ? 1.2 / sqrt((double)p->shape[1]) : 0.1;
         for (int64_t j = 0; j < p->size; j++)
-            m->values[p->offset + j] = p->init_mean + (float)(std * rng_normal(seed, (uint64_t)i + 100, (uint64_t)j));
+            m->store.values[p->offset + j] = p->init_mean + (float)(std * rng_normal(seed, (uint64_t)i + 100, (uint64_t)j));
     }
 }
 
@@ -52,7 +52,7 @@ static inline model tiny_model(const model_config *c, uint64_t seed)
     model m;
     fathom_error err;
     const kernels kn = kernels_cpu();
-    if (model_init(&m, c, &kn, &err) != FATHOM_OK)
+    if (model_init(&m, c, WEIGHT_F32, &kn, &err) != FATHOM_OK)
         fail_msg("%s", err.message);
     tiny_fill(&m, seed);
     return m;

@@ -118,8 +118,8 @@ int main(int argc, char **argv)
     char *config = path_join(dir, "config.json"), *values = path_join(dir, "model.safetensors");
     char *gradients = path_join(dir, "gradients.safetensors");
     char *batch = path_join(dir, "batch.json"), *losses = path_join(dir, "losses.json");
-    check(hf_config_write(config, &c, &err), &err);
-    check(model_write_blocks(&m, &(param_block){"", m.values}, 1, values, &err), &err);
+    check(hf_config_write(config, &c, WEIGHT_F32, &err), &err);
+    check(model_write_blocks(&m, &(param_block){"", m.store.values}, 1, values, &err), &err);
     check(model_write_blocks(&m, &(param_block){"", grads}, 1, gradients, &err), &err);
     json_t *b = json_object(), *l = json_object();
     json_object_set_new(b, "inputs", matrix(tokens, B, T));

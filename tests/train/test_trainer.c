@@ -190,7 +190,7 @@ static void resuming_changes_no_bit(void **state)
         assert_int_equal(trainer_step_number(t), i ? stops[i - 1] : 0);
         assert_int_equal(trainer_run(t, &observer, &stop_now, &s, &err), stops[i] < 30 ? FATHOM_INTERRUPTED : FATHOM_OK);
         if (stops[i] > 30)
-            assert_memory_equal(m.values, whole.values, (size_t)m.list.size * sizeof(float));
+            assert_memory_equal(m.store.values, whole.store.values, (size_t)m.list.size * sizeof(float));
         trainer_free(t);
         model_free(&m);
     }

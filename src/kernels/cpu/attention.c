@@ -8,7 +8,7 @@
 
 #include <omp.h>
 
-enum { QUERY_BLOCK = 64 };
+enum { QUERY_BLOCK = 64, FEW_QUERIES = 2 };
 
 typedef struct sequence_view {
     int64_t q0, m; /* first query row, queries */
@@ -60,6 +60,28 @@ CLONES static void softmax_rows(float *scores, int64_t rows, int64_t keys, int64
     }
 }
 
+/* One query against n keys: one pass over the keys, one over the values, as they lie in memory. */
+CLONES static void attend_once(const attention_args *a, int64_t row, int64_t head, const float *restrict k,
+                               const float *restrict v, int64_t n, float *restrict p)
+{
+    const int64_t dh = a->head_dim, stride = a->kv_stride;
+    const float *restrict q = a->q + row * a->q_stride + head * dh;
+    float *restrict out = a->out + (row * a->heads + head) * dh;
+    for (int64_t j = 0; j < n; j++) {
+        float dot = 0;
+#pragma omp simd reduction(+ : dot)
+        for (int64_t c = 0; c < dh; c++)
+            dot += q[c] * k[j * stride + c];
+        p[j] = a->scale * dot;
+    }
+    softmax_rows(p, 1, n, n, a->lse ? a->lse + row * a->heads + head : NULL, a->heads);
+    for (int64_t c = 0; c < dh; c++)
+        out[c] = 0;
+    for (int64_t j = 0; j < n; j++)
+        for (int64_t c = 0; c < dh; c++)
+            out[c] += p[j] * v[j * stride + c];
+}
+
 static void forward_block(const kernels *kn, const attention_args *a, const sequence_view *s, int64_t head,
                           int64_t begin, float *scores)
 {
@@ -67,13 +89,20 @@ static void forward_block(const kernels *kn, const attention_args *a, const sequ
     const int64_t first_visible = s->n - s->m + begin + 1, keys = first_visible + rows - 1;
     const int64_t kv_head = head / (a->heads / a->kv_heads), out_stride = a->heads * dh;
     const int64_t q_row = s->q0 + begin;
+    const float *k = a->k + s->k0 * a->kv_stride + kv_head * a->kv_head_stride;
+    const float *v = a->v + s->k0 * a->kv_stride + kv_head * a->kv_head_stride;
+    if (rows <= FEW_QUERIES) {
+        for (int64_t i = 0; i < rows; i++)
+            attend_once(a, q_row + i, head, k, v, first_visible + i, scores);
+        return;
+    }
     cpu_gemm(kn, &(gemm_args){.trans_b = true, .m = rows, .n = keys, .k = dh,
                               .a = a->q + q_row * a->q_stride + head * dh, .lda = a->q_stride,
-                              .b = a->k + s->k0 * a->kv_stride + kv_head * dh, .ldb = a->kv_stride,
+                              .b = k, .ldb = a->kv_stride,
                               .c = scores, .ldc = keys, .alpha = a->scale});
     softmax_rows(scores, rows, keys, first_visible, a->lse ? a->lse + q_row * a->heads + head : NULL, a->heads);
     cpu_gemm(kn, &(gemm_args){.m = rows, .n = dh, .k = keys, .a = scores, .lda = keys,
-                              .b = a->v + s->k0 * a->kv_stride + kv_head * dh, .ldb = a->kv_stride,
+                              .b = v, .ldb = a->kv_stride,
                               .c = a->out + q_row * out_stride + head * dh, .ldc = out_stride, .alpha = 1});
 }
 
@@ -125,8 +154,8 @@ static void backward_head(const kernels *kn, const attention_args *a, const sequ
                           float *scores, float *dscores)
 {
     const int64_t dh = a->head_dim, kv_head = head / (a->heads / a->kv_heads), stride = a->heads * dh;
-    const float *k = a->k + s->k0 * a->kv_stride + kv_head * dh, *v = a->v + s->k0 * a->kv_stride + kv_head * dh;
-    float *dk = a->dk + s->k0 * a->kv_stride + kv_head * dh, *dv = a->dv + s->k0 * a->kv_stride + kv_head * dh;
+    const float *k = a->k + s->k0 * a->kv_stride + kv_head * a->kv_head_stride, *v = a->v + s->k0 * a->kv_stride + kv_head * a->kv_head_stride;
+    float *dk = a->dk + s->k0 * a->kv_stride + kv_head * a->kv_head_stride, *dv = a->dv + s->k0 * a->kv_stride + kv_head * a->kv_head_stride;
     /* from the last block of queries, which sees every key, so that it sets dk and dv and the others add to them */
     for (int64_t begin = (s->m - 1) / QUERY_BLOCK * QUERY_BLOCK; begin >= 0; begin -= QUERY_BLOCK) {
         const int64_t rows = min64(QUERY_BLOCK, s->m - begin), keys = begin + rows, row = s->q0 + begin;

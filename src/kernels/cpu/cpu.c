@@ -17,8 +17,12 @@ int threads_count(void)
 static size_t cpu_scratch_bytes(const kernels *kn, const kernel_sizes *s)
 {
     (void)kn;
-    const size_t partials = (size_t)MAX_CHUNKS * (size_t)s->width * sizeof(float), attention = cpu_attention_scratch(s);
-    return partials > attention ? partials : attention;
+    const size_t needs[] = {(size_t)MAX_CHUNKS * (size_t)s->width * sizeof(float), cpu_attention_scratch(s),
+                            cpu_linear_scratch(s), s->bf16_floats > 0 ? (size_t)(s->bf16_floats + 32) * 2 : 0};
+    size_t most = 0;
+    for (size_t i = 0; i < sizeof needs / sizeof *needs; i++)
+        most = needs[i] > most ? needs[i] : most;
+    return most;
 }
 
 kernels kernels_cpu(void)
@@ -27,6 +31,8 @@ kernels kernels_cpu(void)
     kn.name = "cpu";
     kn.scratch_bytes = cpu_scratch_bytes;
     kn.gemm = cpu_gemm;
+    kn.bf16 = cpu_bf16;
+    kn.linear = cpu_linear;
     kn.embed_forward = cpu_embed_forward;
     kn.embed_backward = cpu_embed_backward;
     kn.norm_forward = cpu_norm_forward;

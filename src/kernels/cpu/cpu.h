@@ -97,9 +97,14 @@ static inline void add_partials(float *dw, const float *partial, int64_t chunks,
 /* The one call into the matrix-product library (gemm.c): C = alpha op(A) op(B) + beta C, usable inside a parallel region,
  * where it runs on the calling thread. */
 void cpu_gemm(const kernels *kn, const gemm_args *a);
+bool cpu_bf16(const kernels *kn);
+/* A few rows of x by loops of our own (matvec.c). */
+void cpu_matvec(const linear_args *a);
 
 /* Per file: the entries it provides. */
-void cpu_embed_forward(const kernels *kn, float *x, const float *table, const int32_t *tokens, int64_t n, int64_t d);
+size_t cpu_linear_scratch(const kernel_sizes *s);
+void cpu_linear(const kernels *kn, const linear_args *a);
+void cpu_embed_forward(const kernels *kn, float *x, weight table, const int32_t *tokens, int64_t n, int64_t d);
 void cpu_embed_backward(const kernels *kn, float *dtable, const float *dx, const int32_t *tokens, int64_t n, int64_t d);
 void cpu_norm_forward(const kernels *kn, const norm_args *a);
 void cpu_norm_backward(const kernels *kn, const norm_args *a);

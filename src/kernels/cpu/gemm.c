@@ -1,6 +1,7 @@
 /* Matrix products: the only file that sees the matrix library. oneDNN's dnnl_sgemm is the same call in versions 2 and 3, is
  * row-major, and runs on the calling thread inside a parallel region, as the attention's blocks need. */
 #include "kernels/cpu/cpu.h"
+#include "kernels/weight.h"
 
 #ifdef FATHOM_GEMM_CBLAS
 #include <cblas.h>
@@ -13,13 +14,132 @@ void cpu_gemm(const kernels *kn, const gemm_args *a)
     cblas_sgemm(CblasRowMajor, a->trans_a ? CblasTrans : CblasNoTrans, a->trans_b ? CblasTrans : CblasNoTrans, (int)a->m,
                 (int)a->n, (int)a->k, a->alpha, a->a, (int)a->lda, a->b, (int)a->ldb, a->beta, a->c, (int)a->ldc);
 }
+
+bool cpu_bf16(const kernels *kn)
+{
+    (void)kn;
+    return false;
+}
 #else
 #include <dnnl.h>
+
+#if DNNL_VERSION_MAJOR == 2
+
+bool cpu_bf16(const kernels *kn)
+{
+    (void)kn;
+    const int isa = (int)dnnl_get_effective_cpu_isa(), wanted = dnnl_cpu_isa_avx512_core_bf16;
+    return (isa & wanted) == wanted;
+}
+
+CLONES static void round_range(uint16_t *restrict to, const float *restrict from, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++)
+        to[i] = bf16_round(from[i]);
+}
+
+static void round_all(uint16_t *to, const float *from, int64_t n)
+{
+    const int64_t chunks = chunk_count(n, 1);
+#pragma omp parallel for if (chunks > 1)
+    for (int64_t c = 0; c < chunks; c++) {
+        const int64_t begin = chunk_begin(n, c, chunks);
+        round_range(to + begin, from + begin, chunk_begin(n, c + 1, chunks) - begin);
+    }
+}
+
+/* op(X) [rows, columns] of a dense X */
+static bool describe(dnnl_memory_desc_t *out, int64_t rows, int64_t columns, bool transposed, dnnl_data_type_t type)
+{
+    const dnnl_dims_t size = {rows, columns}, stride = {transposed ? 1 : columns, transposed ? rows : 1};
+    return dnnl_memory_desc_init_by_strides(out, 2, size, type, stride) == dnnl_success;
+}
+
+typedef struct product {
+    dnnl_engine_t engine;
+    dnnl_stream_t stream;
+    dnnl_primitive_attr_t attr;
+    dnnl_post_ops_t post;
+    dnnl_primitive_desc_t desc;
+    dnnl_primitive_t primitive;
+    dnnl_memory_t a, b, c;
+} product;
+
+static bool run(product *p, const gemm_args *g, void *a, void *b)
+{
+    dnnl_memory_desc_t da, db, dc;
+    dnnl_matmul_desc_t matmul;
+    if (!describe(&da, g->m, g->k, g->trans_a, dnnl_bf16) || !describe(&db, g->k, g->n, g->trans_b, dnnl_bf16) ||
+        !describe(&dc, g->m, g->n, false, dnnl_f32) || dnnl_matmul_desc_init(&matmul, &da, &db, NULL, &dc) ||
+        dnnl_engine_create(&p->engine, dnnl_cpu, 0) ||
+        dnnl_stream_create(&p->stream, p->engine, dnnl_stream_default_flags) || dnnl_primitive_attr_create(&p->attr))
+        return false;
+    if (g->beta != 0 && (dnnl_post_ops_create(&p->post) || dnnl_post_ops_append_sum(p->post, g->beta) ||
+                         dnnl_primitive_attr_set_post_ops(p->attr, p->post)))
+        return false;
+    if (dnnl_primitive_desc_create(&p->desc, &matmul, p->attr, p->engine, NULL) ||
+        dnnl_primitive_create(&p->primitive, p->desc) || dnnl_memory_create(&p->a, &da, p->engine, a) ||
+        dnnl_memory_create(&p->b, &db, p->engine, b) || dnnl_memory_create(&p->c, &dc, p->engine, g->c))
+        return false;
+    const dnnl_exec_arg_t args[] = {{DNNL_ARG_SRC, p->a}, {DNNL_ARG_WEIGHTS, p->b}, {DNNL_ARG_DST, p->c}};
+    return dnnl_primitive_execute(p->primitive, p->stream, 3, args) == dnnl_success &&
+           dnnl_stream_wait(p->stream) == dnnl_success;
+}
+
+static void release(product *p)
+{
+    if (p->a)
+        dnnl_memory_destroy(p->a);
+    if (p->b)
+        dnnl_memory_destroy(p->b);
+    if (p->c)
+        dnnl_memory_destroy(p->c);
+    if (p->primitive)
+        dnnl_primitive_destroy(p->primitive);
+    if (p->desc)
+        dnnl_primitive_desc_destroy(p->desc);
+    if (p->post)
+        dnnl_post_ops_destroy(p->post);
+    if (p->attr)
+        dnnl_primitive_attr_destroy(p->attr);
+    if (p->stream)
+        dnnl_stream_destroy(p->stream);
+    if (p->engine)
+        dnnl_engine_destroy(p->engine);
+}
+
+/* The library keeps made primitives by their description, so that making one again takes some 5 us and this file no state.
+ * Should it fail, which only a lack of memory can bring about, the product is made in fp32. */
+static bool bf16_product(const gemm_args *g)
+{
+    uint16_t *a = g->scratch, *b = a + (g->m * g->k + 31) / 32 * 32;
+    round_all(a, g->a, g->m * g->k);
+    round_all(b, g->b, g->k * g->n);
+    product p = {0};
+    const bool done = run(&p, g, a, b);
+    release(&p);
+    return done;
+}
+#else /* version 3 makes primitives in another way; until that is written: */
+bool cpu_bf16(const kernels *kn)
+{
+    (void)kn;
+    return false;
+}
+
+static bool bf16_product(const gemm_args *g)
+{
+    (void)g;
+    return false;
+}
+#endif
 
 void cpu_gemm(const kernels *kn, const gemm_args *a)
 {
     (void)kn;
     if (a->m == 0 || a->n == 0)
+        return;
+    if (a->bf16 && bf16_product(a))
         return;
     dnnl_sgemm(a->trans_a ? 'T' : 'N', a->trans_b ? 'T' : 'N', a->m, a->n, a->k, a->alpha, a->a, a->lda, a->b, a->ldb,
                a->beta, a->c, a->ldc);

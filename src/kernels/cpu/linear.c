@@ -1,0 +1,80 @@
+/* y = x W^T with W as it is stored: few rows of x by matvec.c, many by a matrix product, for which a W in fewer bits is widened
+ * a slice of rows at a time into scratch. */
+#include "kernels/cpu/cpu.h"
+#include "kernels/weight.h"
+
+enum {
+    FEW_ROWS = 8,           /* up to here reading W is what takes the time */
+    SLICE_FLOATS = 1 << 20, /* of W widened at a time: stays in the cache */
+    SLICE_ROWS_MIN = 64,
+};
+
+static int64_t slice_rows(int64_t in)
+{
+    return SLICE_FLOATS / in < SLICE_ROWS_MIN ? SLICE_ROWS_MIN : SLICE_FLOATS / in;
+}
+
+size_t cpu_linear_scratch(const kernel_sizes *s)
+{
+    return s->linear_in > 0 ? (size_t)(slice_rows(s->linear_in) * s->linear_in) * sizeof(float) : 0;
+}
+
+CLONES static void widen_range_bf16(float *restrict to, const uint16_t *restrict from, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++)
+        to[i] = bf16_widen(from[i]);
+}
+
+CLONES static void widen_range_q8(float *restrict to, const int8_t *restrict from, float scale, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++)
+        to[i] = scale * (float)from[i];
+}
+
+static void widen_rows(float *to, const weight *w, int64_t in, int64_t begin, int64_t end)
+{
+    if (w->type == WEIGHT_F32)
+        memcpy(to, (const float *)w->data + begin * in, (size_t)((end - begin) * in) * sizeof *to);
+    else if (w->type == WEIGHT_BF16)
+        widen_range_bf16(to, (const uint16_t *)w->data + begin * in, (end - begin) * in);
+    else
+        for (int64_t r = begin; r < end; r++)
+            widen_range_q8(to + (r - begin) * in, (const int8_t *)w->data + r * in, w->scale[r], in);
+}
+
+static void widened_product(const kernels *kn, const linear_args *a)
+{
+    float *slice = a->scratch;
+    const int64_t step = slice_rows(a->in);
+    for (int64_t r = 0; r < a->out; r += step) {
+        const int64_t rows = a->out - r < step ? a->out - r : step, chunks = chunk_count(rows, a->in);
+#pragma omp parallel for if (chunks > 1)
+        for (int64_t c = 0; c < chunks; c++)
+            widen_rows(slice + chunk_begin(rows, c, chunks) * a->in, &a->w, a->in, r + chunk_begin(rows, c, chunks),
+                       r + chunk_begin(rows, c + 1, chunks));
+        cpu_gemm(kn, &(gemm_args){.trans_b = true, .m = a->n, .n = rows, .k = a->in, .a = a->x, .lda = a->in, .b = slice,
+                                  .ldb = a->in, .c = a->y + r, .ldc = a->out, .alpha = 1, .beta = a->add});
+    }
+}
+
+void cpu_linear(const kernels *kn, const linear_args *a)
+{
+    if (a->n <= FEW_ROWS && !a->bf16)
+        cpu_matvec(a);
+    else if (a->w.type == WEIGHT_F32)
+        cpu_gemm(kn, &(gemm_args){.trans_b = true, .m = a->n, .n = a->out, .k = a->in, .a = a->x, .lda = a->in,
+                                  .b = a->w.data, .ldb = a->in, .c = a->y, .ldc = a->out, .alpha = 1, .beta = a->add,
+                                  .bf16 = a->bf16, .scratch = a->scratch});
+    else
+        widened_product(kn, a);
+}
+
+void cpu_embed_forward(const kernels *kn, float *x, weight table, const int32_t *tokens, int64_t n, int64_t d)
+{
+    (void)kn;
+    const int64_t chunks = chunk_count(n, d);
+#pragma omp parallel for if (chunks > 1)
+    for (int64_t c = 0; c < chunks; c++)
+        for (int64_t i = chunk_begin(n, c, chunks); i < chunk_begin(n, c + 1, chunks); i++)
+            widen_rows(x + i * d, &table, d, tokens[i], tokens[i] + 1);
+}

@@ -1,0 +1,158 @@
+/* y = x W^T for a few rows of x: one token's products. Bound by reading W, so W is read once, row after row, prefetched, and
+ * widened to fp32 in registers. A row's sum is one thread's, so the result does not depend on the number of threads.
+ *
+ * The one file with intrinsics: the compilers at hand vectorise the widening of 8-bit integers at 23 Gweights/s a core at
+ * best, and some not at all; written out it is 40, above what memory delivers. */
+#include "kernels/cpu/cpu.h"
+#include "kernels/weight.h"
+
+enum { PREFETCH = 2048 }; /* bytes ahead */
+
+static inline float at_f32(const float *w, int64_t j)
+{
+    return w[j];
+}
+
+static inline float at_bf16(const uint16_t *w, int64_t j)
+{
+    return bf16_widen(w[j]);
+}
+
+static inline float at_q8(const int8_t *w, int64_t j)
+{
+    return (float)w[j];
+}
+
+/* Any processor: 64 partial sums, so that the additions can run side by side. */
+#define PORTABLE(name, type, at)                                                                                       \
+    CLONES static void name(const linear_args *a, int64_t begin, int64_t end)                                          \
+    {                                                                                                                  \
+        enum { LANES = 64 };                                                                                           \
+        const int64_t whole = a->in / LANES * LANES;                                                                   \
+        for (int64_t r = begin; r < end; r++) {                                                                        \
+            const type *restrict w = (const type *)a->w.data + r * a->in;                                              \
+            const float scale = a->w.scale ? a->w.scale[r] : 1;                                                        \
+            for (int64_t i = 0; i < a->n; i++) {                                                                       \
+                const float *restrict x = a->x + i * a->in;                                                            \
+                float lane[LANES] = {0}, sum = 0;                                                                      \
+                for (int64_t j = 0; j < whole; j += LANES)                                                             \
+                    for (int64_t l = 0; l < LANES; l++)                                                                \
+                        lane[l] += x[j + l] * at(w, j + l);                                                            \
+                for (int64_t l = 0; l < LANES; l++)                                                                    \
+                    sum += lane[l];                                                                                    \
+                for (int64_t j = whole; j < a->in; j++)                                                                \
+                    sum += x[j] * at(w, j);                                                                            \
+                float *y = a->y + i * a->out + r;                                                                      \
+                *y = sum * scale + (a->add ? *y : 0);                                                                  \
+            }                                                                                                          \
+        }                                                                                                              \
+    }
+PORTABLE(matvec_f32, float, at_f32)
+PORTABLE(matvec_bf16, uint16_t, at_bf16)
+PORTABLE(matvec_q8, int8_t, at_q8)
+
+#if defined(__x86_64__) && !defined(FATHOM_NO_CLONES)
+#include <immintrin.h>
+
+#define AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq")))
+
+AVX512 static inline __m512 widen_f32(const float *w, __mmask16 m)
+{
+    return _mm512_maskz_loadu_ps(m, w);
+}
+
+AVX512 static inline __m512 widen_bf16(const uint16_t *w, __mmask16 m)
+{
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(m, w)), 16));
+}
+
+AVX512 static inline __m512 widen_q8(const int8_t *w, __mmask16 m)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(m, w)));
+}
+
+/* ROWS rows of x at once: each weight is loaded and widened once for all of them. */
+#define WIDE(name, type, widen, ROWS)                                                                                  \
+    AVX512 static void name(const linear_args *a, const float *x, float *y, int64_t begin, int64_t end)                \
+    {                                                                                                                  \
+        enum { STEP = 64 };                                                                                            \
+        const int64_t in = a->in, whole = in / STEP * STEP;                                                            \
+        for (int64_t r = begin; r < end; r++) {                                                                        \
+            const type *w = (const type *)a->w.data + r * in;                                                          \
+            __m512 sum[ROWS][4];                                                                                       \
+            for (int i = 0; i < ROWS; i++)                                                                             \
+                for (int k = 0; k < 4; k++)                                                                            \
+                    sum[i][k] = _mm512_setzero_ps();                                                                   \
+            for (int64_t j = 0; j < whole; j += STEP) {                                                                \
+                for (size_t line = 0; line < STEP * sizeof(type); line += 64)                                          \
+                    _mm_prefetch((const char *)(w + j) + PREFETCH + line, _MM_HINT_T0);                                \
+                for (int k = 0; k < 4; k++) {                                                                          \
+                    const __m512 v = widen(w + j + 16 * k, 0xffff);                                                    \
+                    for (int i = 0; i < ROWS; i++)                                                                     \
+                        sum[i][k] = _mm512_fmadd_ps(v, _mm512_loadu_ps(x + i * in + j + 16 * k), sum[i][k]);           \
+                }                                                                                                      \
+            }                                                                                                          \
+            for (int64_t j = whole; j < in; j += 16) {                                                                 \
+                const __mmask16 m = in - j < 16 ? (__mmask16)((1u << (in - j)) - 1) : 0xffff;                          \
+                const __m512 v = widen(w + j, m);                                                                      \
+                for (int i = 0; i < ROWS; i++)                                                                         \
+                    sum[i][0] = _mm512_fmadd_ps(v, _mm512_maskz_loadu_ps(m, x + i * in + j), sum[i][0]);               \
+            }                                                                                                          \
+            const float scale = a->w.scale ? a->w.scale[r] : 1;                                                        \
+            for (int i = 0; i < ROWS; i++) {                                                                           \
+                const __m512 total = _mm512_add_ps(_mm512_add_ps(sum[i][0], sum[i][1]),                                \
+                                                   _mm512_add_ps(sum[i][2], sum[i][3]));                               \
+                float *to = y + i * a->out + r;                                                                        \
+                *to = _mm512_reduce_add_ps(total) * scale + (a->add ? *to : 0);                                        \
+            }                                                                                                          \
+        }                                                                                                              \
+    }
+#define WIDE_ALL(type, name, widen) WIDE(name##_1, type, widen, 1) WIDE(name##_2, type, widen, 2) WIDE(name##_4, type, widen, 4)
+WIDE_ALL(float, wide_f32, widen_f32)
+WIDE_ALL(uint16_t, wide_bf16, widen_bf16)
+WIDE_ALL(int8_t, wide_q8, widen_q8)
+
+typedef void (*wide_loop)(const linear_args *a, const float *x, float *y, int64_t begin, int64_t end);
+
+/* False where the processor has no AVX-512. A row of x gets the same bits alone and among others. */
+static bool wide(const linear_args *a, int64_t begin, int64_t end)
+{
+    static const wide_loop loops[3][3] = {{wide_f32_1, wide_f32_2, wide_f32_4},
+                                          {wide_bf16_1, wide_bf16_2, wide_bf16_4},
+                                          {wide_q8_1, wide_q8_2, wide_q8_4}};
+    if (!__builtin_cpu_supports("avx512bw") || !__builtin_cpu_supports("avx512vl") || !__builtin_cpu_supports("avx512dq"))
+        return false;
+    for (int64_t i = 0; i < a->n;) {
+        const int step = a->n - i >= 4 ? 2 : a->n - i >= 2 ? 1 : 0;
+        loops[a->w.type][step](a, a->x + i * a->in, a->y + i * a->out, begin, end);
+        i += 1 << step;
+    }
+    return true;
+}
+#else
+static bool wide(const linear_args *a, int64_t begin, int64_t end)
+{
+    (void)a, (void)begin, (void)end;
+    return false;
+}
+#endif
+
+static void rows_of_w(const linear_args *a, int64_t begin, int64_t end)
+{
+    if (wide(a, begin, end))
+        return;
+    if (a->w.type == WEIGHT_F32)
+        matvec_f32(a, begin, end);
+    else if (a->w.type == WEIGHT_BF16)
+        matvec_bf16(a, begin, end);
+    else
+        matvec_q8(a, begin, end);
+}
+
+void cpu_matvec(const linear_args *a)
+{
+    const int64_t chunks = chunk_count(a->out, a->in);
+#pragma omp parallel for schedule(static) if (chunks > 1)
+    for (int64_t c = 0; c < chunks; c++)
+        rows_of_w(a, chunk_begin(a->out, c, chunks), chunk_begin(a->out, c + 1, chunks));
+}

@@ -1,0 +1,241 @@
+/* A model's files: see model.h. */
+#include "model/model.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "format/hf_config.h"
+#include "format/safetensors.h"
+#include "kernels/weight.h"
+
+static fathom_status no_memory(fathom_error *err, int64_t floats)
+{
+    return status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory: %.1f MB asked for", (double)floats * 4e-6);
+}
+
+/* q8's scales of a tensor: its name and this. */
+#define SCALE_SUFFIX "_scale"
+enum { TENSOR_NAME = sizeof ((param_info *)0)->name + 16 };
+
+static void tensor_name(char name[TENSOR_NAME], const char *prefix, const param_info *p, const char *suffix)
+{
+    snprintf(name, TENSOR_NAME, "%s%s%s", prefix, p->name, suffix);
+}
+
+/* --- a model to be run, in its file's kind --- */
+
+/* The embedding's type speaks for the file. */
+static weight_type file_type(const safetensors *file)
+{
+    const safetensors_tensor *t = safetensors_find(file, "model.embed_tokens.weight");
+    return t && t->dtype == DTYPE_BF16 ? WEIGHT_BF16 : t && t->dtype == DTYPE_I8 ? WEIGHT_Q8 : WEIGHT_F32;
+}
+
+static fathom_status read_quantized(model *m, const safetensors *file, const param_info *p, fathom_error *err)
+{
+    const weight w = store_weight(&m->store, p);
+    char name[TENSOR_NAME];
+    const void *values, *scale;
+    TRY(safetensors_get(file, p->name, DTYPE_I8, p->rank, p->shape, &values, err));
+    tensor_name(name, "", p, SCALE_SUFFIX);
+    TRY(safetensors_get(file, name, DTYPE_F32, 1, p->shape, &scale, err));
+    m->kn.mem_upload(&m->kn, (void *)w.data, values, (size_t)p->size);
+    m->kn.mem_upload(&m->kn, (void *)w.scale, scale, (size_t)p->shape[0] * sizeof(float));
+    return FATHOM_OK;
+}
+
+static fathom_status read_parameter(model *m, const safetensors *file, const param_info *p, fathom_error *err)
+{
+    if (p->large && m->store.type == WEIGHT_Q8)
+        return read_quantized(m, file, p, err);
+    float *host = malloc((size_t)p->size * sizeof *host);
+    if (!host)
+        return no_memory(err, p->size);
+    fathom_status status = safetensors_read_f32(file, p->name, p->rank, p->shape, host, err);
+    if (status == FATHOM_OK)
+        status = model_put(m, p, host, err);
+    free(host);
+    return status;
+}
+
+static bool known_name(const model *m, const param_block *block, const char *name)
+{
+    const size_t prefix = strlen(block->prefix);
+    if (strncmp(name, block->prefix, prefix) != 0)
+        return false;
+    for (int64_t i = 0; i < m->list.count; i++) {
+        const param_info *p = &m->list.items[i];
+        const size_t length = strlen(p->name);
+        const char *rest = name + prefix + length;
+        if (strncmp(name + prefix, p->name, length) == 0 &&
+            (!*rest || (p->large && m->store.type == WEIGHT_Q8 && strcmp(rest, SCALE_SUFFIX) == 0)))
+            return true;
+    }
+    return false;
+}
+
+/* Every tensor of the file must have been read: one that the model does not know is a sign of another model. */
+static fathom_status check_unread(const model *m, const param_block *blocks, int64_t count, const safetensors *file,
+                                  fathom_error *err)
+{
+    for (size_t i = 0; i < safetensors_count(file); i++) {
+        const char *found = safetensors_at(file, i)->name;
+        bool known = false;
+        for (int64_t b = 0; b < count && !known; b++)
+            known = known_name(m, &blocks[b], found);
+        if (!known)
+            return status_fail(err, FATHOM_FORMAT, "%s: %s: the model in config.json has no such tensor",
+                               safetensors_path(file), found);
+    }
+    return FATHOM_OK;
+}
+
+static fathom_status load_values(model *out, const model_config *c, const char *path, const kernels *kn, fathom_error *err)
+{
+    safetensors *file;
+    TRY(safetensors_open(path, &file, err));
+    fathom_status status = model_init(out, c, file_type(file), kn, err);
+    for (int64_t i = 0; i < out->list.count && status == FATHOM_OK; i++)
+        status = read_parameter(out, file, &out->list.items[i], err);
+    if (status == FATHOM_OK)
+        status = check_unread(out, &(param_block){.prefix = ""}, 1, file, err);
+    safetensors_close(file);
+    return status;
+}
+
+fathom_status model_load(model *out, const char *dir, const kernels *kn, fathom_error *err)
+{
+    *out = (model){0};
+    char *config_path = path_join(dir, "config.json"), *values_path = path_join(dir, "model.safetensors");
+    fathom_status status = config_path && values_path ? FATHOM_OK : no_memory(err, 0);
+    model_config config;
+    if (status == FATHOM_OK && !path_is_folder(dir))
+        status = status_fail(err, FATHOM_NOT_FOUND, "%s: no such model directory", dir);
+    if (status == FATHOM_OK)
+        status = hf_config_read(config_path, &config, err);
+    if (status == FATHOM_OK)
+        status = load_values(out, &config, values_path, kn, err);
+    free(config_path);
+    free(values_path);
+    return status;
+}
+
+/* Tensor by tensor on the host; a q8 parameter makes two. */
+static fathom_status write_values(const model *m, const char *path, fathom_error *err)
+{
+    const bool q8 = m->store.type == WEIGHT_Q8;
+    const int64_t most = 2 * m->list.count;
+    size_t used = 0;
+    safetensors_tensor *tensors = calloc((size_t)most, sizeof *tensors);
+    char(*names)[TENSOR_NAME] = calloc((size_t)most, sizeof *names);
+    void **host = calloc((size_t)most, sizeof *host);
+    fathom_status status = tensors && names && host ? FATHOM_OK : no_memory(err, 0);
+    for (int64_t i = 0; i < m->list.count && status == FATHOM_OK; i++) {
+        const param_info *p = &m->list.items[i];
+        const weight w = store_weight(&m->store, p);
+        const float *values = store_values(&m->store, p);
+        for (int part = 0; part < (q8 && p->large ? 2 : 1) && status == FATHOM_OK; part++, used++) {
+            const void *from = part ? (const void *)w.scale : values ? (const void *)values : w.data;
+            safetensors_tensor *t = &tensors[used];
+            tensor_name(names[used], "", p, part ? SCALE_SUFFIX : "");
+            *t = (safetensors_tensor){.name = names[used], .rank = part ? 1 : p->rank, .shape = {p->shape[0], p->shape[1]},
+                                      .dtype = part || values ? DTYPE_F32 : q8 ? DTYPE_I8 : DTYPE_BF16};
+            t->bytes = (size_t)(part ? p->shape[0] : p->size) * safetensors_dtype_bytes(t->dtype);
+            t->data = host[used] = malloc(t->bytes);
+            if (t->data)
+                m->kn.mem_download(&m->kn, host[used], from, t->bytes);
+            else
+                status = no_memory(err, p->size);
+        }
+    }
+    const char *const metadata[] = {"format", "pt", NULL};
+    if (status == FATHOM_OK)
+        status = safetensors_write(path, tensors, used, metadata, err);
+    for (size_t i = 0; host && i < used; i++)
+        free(host[i]);
+    free(host);
+    free(names);
+    free(tensors);
+    return status;
+}
+
+fathom_status model_save(const model *m, const char *dir, fathom_error *err)
+{
+    TRY(folder_create(dir, err));
+    char *config = path_join(dir, "config.json"), *values = path_join(dir, "model.safetensors");
+    char *generation = path_join(dir, "generation_config.json");
+    fathom_status status = config && values && generation ? FATHOM_OK : no_memory(err, 0);
+    if (status == FATHOM_OK)
+        status = hf_config_write(config, &m->config, m->store.type, err);
+    if (status == FATHOM_OK)
+        status = hf_generation_config_write(generation, &m->config, err);
+    if (status == FATHOM_OK)
+        status = write_values(m, values, err);
+    free(config);
+    free(values);
+    free(generation);
+    return status;
+}
+
+/* --- fp32 blocks of the trainer's --- */
+
+fathom_status model_read_values(model *m, const char *path, fathom_error *err)
+{
+    return model_read_blocks(m, &(param_block){"", m->store.values}, 1, path, err);
+}
+
+fathom_status model_read_blocks(const model *m, const param_block *blocks, int64_t count, const char *path,
+                                fathom_error *err)
+{
+    safetensors *file;
+    TRY(safetensors_open(path, &file, err));
+    float *host = malloc((size_t)m->list.size * sizeof(float));
+    fathom_status status = host ? FATHOM_OK : no_memory(err, m->list.size);
+    for (int64_t b = 0; b < count && status == FATHOM_OK; b++) {
+        for (int64_t i = 0; i < m->list.count && status == FATHOM_OK; i++) {
+            const param_info *p = &m->list.items[i];
+            char name[TENSOR_NAME];
+            tensor_name(name, blocks[b].prefix, p, "");
+            status = safetensors_read_f32(file, name, p->rank, p->shape, host + p->offset, err);
+        }
+        if (status == FATHOM_OK)
+            m->kn.mem_upload(&m->kn, blocks[b].values, host, (size_t)m->list.size * sizeof(float));
+    }
+    if (status == FATHOM_OK && safetensors_count(file) != (size_t)(m->list.count * count))
+        status = check_unread(m, blocks, count, file, err);
+    free(host);
+    safetensors_close(file);
+    return status;
+}
+
+fathom_status model_write_blocks(const model *m, const param_block *blocks, int64_t count, const char *path,
+                                 fathom_error *err)
+{
+    const int64_t tensors = m->list.count * count;
+    float *host = malloc((size_t)(m->list.size * count) * sizeof(float));
+    safetensors_tensor *entries = calloc((size_t)tensors, sizeof *entries);
+    char(*names)[TENSOR_NAME] = calloc((size_t)tensors, sizeof *names);
+    fathom_status status = host && entries && names ? FATHOM_OK : no_memory(err, m->list.size * count);
+    if (status == FATHOM_OK) {
+        for (int64_t b = 0; b < count; b++)
+            m->kn.mem_download(&m->kn, host + b * m->list.size, blocks[b].values,
+                               (size_t)m->list.size * sizeof(float));
+        for (int64_t j = 0; j < tensors; j++) {
+            const int64_t b = j / m->list.count;
+            const param_info *p = &m->list.items[j % m->list.count];
+            tensor_name(names[j], blocks[b].prefix, p, "");
+            entries[j] = (safetensors_tensor){.name = names[j], .dtype = DTYPE_F32, .rank = p->rank,
+                                              .shape = {p->shape[0], p->shape[1]},
+                                              .data = host + b * m->list.size + p->offset,
+                                              .bytes = (size_t)p->size * sizeof(float)};
+        }
+        const char *const metadata[] = {"format", "pt", NULL};
+        status = safetensors_write(path, entries, (size_t)tensors, metadata, err);
+    }
+    free(names);
+    free(entries);
+    free(host);
+    return status;
+}
