@@ -58,6 +58,8 @@ bool model_flags_untouched(const model_flags *f);
     {OPTION_TEXT, "mod-causal", &(f)->mod_causal, "RULE", "causal rule for sampling: predictor, aux (predictor)"},        \
     {OPTION_INTEGER, "mod-predictor-hidden", &(f)->mod_predictor_hidden, "N", "hidden width of the predictor (dim / 2)"}, \
     {OPTION_NUMBER, "mod-aux-weight", &(f)->mod_aux_weight, "X", "weight of the aux loss (0.01)"}
+/* --dtype: fp32 or bf16 */
+fathom_status train_dtype_parse(const char *text, bool *bf16, fathom_error *err);
 /* vocab: the tokenizer's, used where --vocab is not given. */
 fathom_status model_flags_build(const model_flags *f, int64_t vocab, model_config *out, fathom_error *err);
 

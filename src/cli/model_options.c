@@ -33,6 +33,12 @@ static fathom_status unknown(const char *name, const char *value, const char *ch
     return status_fail(err, FATHOM_INVALID_ARGUMENT, "--%s: %s: must be one of %s", name, value, choices);
 }
 
+fathom_status train_dtype_parse(const char *text, bool *bf16, fathom_error *err)
+{
+    *bf16 = strcmp(text, "bf16") == 0;
+    return *bf16 || strcmp(text, "fp32") == 0 ? FATHOM_OK : unknown("dtype", text, "fp32, bf16", err);
+}
+
 /* The routed blocks, marked by capacity 1 for now. */
 static fathom_status choose_layers(const model_flags *f, model_config *c, fathom_error *err)
 {

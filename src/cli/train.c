@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/file.h"
+#include "base/memory.h"
 #include "cli/cli.h"
 #include "format/hf_config.h"
 #include "kernels/kernels.h"
@@ -92,7 +93,8 @@ static fathom_status parse(train_command *c, int argc, char **argv, options_resu
         {OPTION_INTEGER, "save-every", &o->save_every, "N", "steps between checkpoints (0: at the end)"},
         {OPTION_INTEGER, "log-every", &o->log_every, "N", "steps between lines of log.jsonl (10)"},
         {OPTION_INTEGER, "threads", &c->threads, "N", "processor threads (all)"},
-        {OPTION_TEXT, "dtype", &c->dtype, "TYPE", "fp32"},
+        {OPTION_TEXT, "dtype", &c->dtype, "TYPE", "fp32, or bf16: products of inputs rounded to bfloat16 (fp32)"},
+        {OPTION_FLAG, "recompute", &o->recompute, 0, "keep only the blocks' inputs and compute the rest again: less memory"},
         {OPTION_FLAG, "json", &c->json, 0, "one JSON object on stdout at the end"},
         {0},
     };
@@ -102,14 +104,14 @@ static fathom_status parse(train_command *c, int argc, char **argv, options_resu
     if (c->seed < 0)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "--seed: %lld: must be 0 or above", (long long)c->seed);
     o->seed = (uint64_t)c->seed;
-    return FATHOM_OK;
+    return c->dtype ? train_dtype_parse(c->dtype, &o->bf16, err) : FATHOM_OK;
 }
 
 /* --resume starts from the run's own options and shape, so that they need not be repeated. */
 static fathom_status adopt_saved(train_command *c, int argc, char **argv, options_result *parsed, bool *found,
                                  fathom_error *err)
 {
-    train_options saved;
+    train_options saved = c->options;
     TRY(trainer_saved_options(c->out, &saved, found, err));
     if (!*found)
         return FATHOM_OK;
@@ -162,30 +164,38 @@ static int report(const train_command *c, const train_summary *s)
     return EXIT_OK;
 }
 
-static void describe_start(train_command *c, const model *m, const corpus *data, const corpus *validation,
-                                    const trainer *t)
+static const corpus_part *heldout_part(const train_command *c, const corpus *data, const corpus *validation)
 {
-    const int64_t heldout = c->val_data.count ? validation->train.count : data->heldout.count;
-    const int64_t routed = model_routed_layers(&m->config);
-    progress_print(&c->progress, "%lld files, %.4g training tokens, %.4g held out%s", (long long)data->files,
-                   (double)data->train.count, (double)heldout, data->files_skipped ? "; files that are not text passed over" : "");
-    progress_print(&c->progress, "%s model, %lld blocks (%lld routed) x %lld, %.4g parameters, %.4g forward FLOPs a token",
-                   routed ? "Mixture-of-Depths" : "plain", (long long)m->config.layers, (long long)routed,
-                   (long long)m->config.dim, (double)m->list.size,
-                   flops_forward(&m->config, m->config.seq_len, true) / (double)m->config.seq_len);
-    progress_print(&c->progress, "%lld steps on %d threads, %.4g MB for parameters, gradients, moments and activations",
-                   (long long)trainer_total_steps(t), threads_count(), (double)trainer_memory_bytes(t) * 1e-6);
-    if (trainer_step_number(t) > 0)
-        progress_print(&c->progress, "resuming after step %lld", (long long)trainer_step_number(t));
+    return c->val_data.count ? &validation->train : &data->heldout;
 }
 
-static fathom_status train(train_command *c, const tokenizer *tok, model *m, corpus *data, corpus *validation,
+/* What will be trained on what, and the memory it takes: before any of it is taken. */
+static fathom_status describe_plan(train_command *c, const model_config *config, const kernels *kn, const corpus *data,
+                                   const corpus_part *heldout, fathom_error *err)
+{
+    const int64_t routed = model_routed_layers(config);
+    const train_memory memory = train_memory_plan(config, &c->options, heldout->count > 1, kn);
+    progress_print(&c->progress, "%lld files, %.4g training tokens, %.4g held out%s", (long long)data->files,
+                   (double)data->train.count, (double)heldout->count,
+                   data->files_skipped ? "; files that are not text passed over" : "");
+    progress_print(&c->progress, "%s model, %lld blocks (%lld routed) x %lld, %.4g parameters, %.4g forward FLOPs a token",
+                   routed ? "Mixture-of-Depths" : "plain", (long long)config->layers, (long long)routed,
+                   (long long)config->dim, (double)memory.parameters / sizeof(float),
+                   flops_forward(config, config->seq_len, true) / (double)config->seq_len);
+    progress_print(&c->progress,
+                   "memory %.4g MB: parameters %.4g, gradients %.4g, moments %.4g, activations %.4g, evaluation %.4g",
+                   (double)memory.total * 1e-6, (double)memory.parameters * 1e-6, (double)memory.gradients * 1e-6,
+                   (double)memory.moments * 1e-6, (double)memory.activations * 1e-6, (double)memory.evaluation * 1e-6);
+    if (c->options.bf16 && !kn->bf16(kn))
+        progress_print(&c->progress, "this processor has no bfloat16 products: training in fp32");
+    return train_memory_check(&memory, memory_available(), err);
+}
+
+static fathom_status train(train_command *c, const tokenizer *tok, model *m, const corpus *data, const corpus_part *heldout,
                            train_summary *summary, fathom_error *err)
 {
-    TRY(load_data(c, tok, data, validation, err));
     TRY(model_randomize(m, c->options.seed, err));
-    const trainer_input in = {.m = m, .options = &c->options, .train = &data->train,
-                              .heldout = c->val_data.count ? &validation->train : &data->heldout,
+    const trainer_input in = {.m = m, .options = &c->options, .train = &data->train, .heldout = heldout,
                               .fingerprint = data->fingerprint, .dir = c->out, .resume = c->resume};
     trainer *t;
     TRY(trainer_new(&in, &t, err));
@@ -193,7 +203,9 @@ static fathom_status train(train_command *c, const tokenizer *tok, model *m, cor
     fathom_status status = path ? tokenizer_save(tok, path, err) : status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
     free(path);
     if (status == FATHOM_OK) {
-        describe_start(c, m, data, validation, t);
+        progress_print(&c->progress, "%lld steps on %d threads", (long long)trainer_total_steps(t), threads_count());
+        if (trainer_step_number(t) > 0)
+            progress_print(&c->progress, "resuming after step %lld", (long long)trainer_step_number(t));
         const train_observer observer = {c, show_step, show_evaluation, show_saved};
         status = trainer_run(t, &observer, &interrupted, summary, err);
     }
@@ -205,11 +217,16 @@ static fathom_status run(train_command *c, const tokenizer *tok, const model_con
                          fathom_error *err)
 {
     const kernels kn = kernels_cpu();
-    model m;
+    model m = {0};
     corpus data = {0}, validation = {0};
-    fathom_status status = model_init(&m, config, WEIGHT_F32, &kn, err);
+    const corpus_part *heldout = heldout_part(c, &data, &validation);
+    fathom_status status = load_data(c, tok, &data, &validation, err);
     if (status == FATHOM_OK)
-        status = train(c, tok, &m, &data, &validation, summary, err);
+        status = describe_plan(c, config, &kn, &data, heldout, err);
+    if (status == FATHOM_OK)
+        status = model_init(&m, config, WEIGHT_F32, &kn, err);
+    if (status == FATHOM_OK)
+        status = train(c, tok, &m, &data, heldout, summary, err);
     corpus_free(&data);
     corpus_free(&validation);
     model_free(&m);
@@ -231,8 +248,6 @@ static fathom_status check_command(train_command *c, const tokenizer *tok, int a
     bool found = false;
     if (!c->out)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "--out: needed: the run directory");
-    if (strcmp(c->dtype, "fp32") != 0)
-        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--dtype: %s: this build trains in fp32", c->dtype);
     if (c->threads < 0 || c->threads > 4096)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "--threads: %lld: must be 0 (all) to 4096", (long long)c->threads);
     if (c->resume)
@@ -258,7 +273,7 @@ static int end_with(const train_command *c, const fathom_error *err)
 
 int command_train(int argc, char **argv)
 {
-    train_command c = {.val_fraction = 0.05, .dtype = "fp32", .seed = 1, .options = train_options_default(),
+    train_command c = {.val_fraction = 0.05, .seed = 1, .options = train_options_default(),
                        .shape = model_flags_default()};
     fathom_error err;
     options_result parsed;

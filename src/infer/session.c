@@ -113,7 +113,7 @@ fathom_status fathom_session_new(const fathom_model *owner, int64_t max_tokens, 
         status = status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory: keys and values of %lld tokens take %.1f MB",
                              (long long)s->capacity, (double)measure.used * 1e-6);
     else
-        status = workspace_new(m, 1, s->chunk, false, &s->ws, err);
+        status = workspace_new(m, 1, s->chunk, WORKSPACE_FORWARD, &s->ws, err);
     if (status != FATHOM_OK) {
         fathom_session_free(s);
         return status;

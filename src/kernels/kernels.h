@@ -34,7 +34,8 @@ typedef struct gemm_args {
     int64_t ldc;
     float alpha, beta;
     bool bf16;
-    void *scratch; /* bf16 only */
+    const uint16_t *a16, *b16; /* bf16: A, B already rounded; NULL = round them into scratch */
+    void *scratch;             /* bf16 only */
 } gemm_args;
 
 /* A matrix [rows, columns] that is only read, as it is stored: fp32, bfloat16 (the upper half of an fp32), or 8-bit integers
@@ -226,5 +227,8 @@ const char *kernels_missing(const kernels *kn);
 /* Threads of the CPU backend and of oneDNN, one pool for the process: 0 = all processors. Returns the number in force. */
 int threads_set(int count);
 int threads_count(void);
+
+/* Reads x [n] on all threads as fast as memory delivers, and returns the sum so that it must: for measuring bandwidth. */
+float kernels_read_all(const float *x, int64_t n);
 
 #endif

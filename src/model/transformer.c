@@ -13,7 +13,7 @@ struct workspace {
     const model *m;
     model_env env;
     int64_t B, T; /* largest batch */
-    bool train;
+    workspace_kind kind;
     void *block;          /* every buffer below, the backend's memory */
     size_t bytes;
     int32_t *starts;      /* host: [L + 1][B + 1]; a row a layer, the last one for plain blocks */
@@ -24,7 +24,7 @@ struct workspace {
     float *loss;          /* [B, T] */
     int64_t head_rows;
     float *logits;        /* [head_rows, V] */
-    block_acts *acts;     /* host [L]; all the same one unless training */
+    block_acts *acts;     /* host [L]; all the same one unless training; with recomputation only x_in is a layer's own */
     route *routes;        /* host [L], likewise */
     router_temps router;
     float *dx;            /* training: gradient of the stream [B, T, d] */
@@ -91,12 +91,19 @@ static void plan_shared(workspace *ws, arena *a, int64_t tokens, float *u)
 static void plan_training(workspace *ws, arena *a, int64_t tokens, float *u)
 {
     const model_config *c = &ws->m->config;
+    const bool recompute = ws->kind == WORKSPACE_RECOMPUTE;
+    block_acts shared = {0};
+    if (recompute)
+        block_acts_plan(c, a, tokens, true, u, &shared);
     for (int64_t l = 0; l < c->layers; l++) {
         const bool routed = model_layer_routed(c, l);
         const int64_t n = routed ? ws->B * model_routed_tokens(c, l, ws->T) : tokens;
-        block_acts acts;
+        block_acts acts = shared;
         route r = {0};
-        block_acts_plan(c, a, n, true, routed ? NULL : u, &acts);
+        if (recompute)
+            acts.x_in = floats(a, n, c->dim);
+        else
+            block_acts_plan(c, a, n, true, routed ? NULL : u, &acts);
         if (routed)
             route_plan(c, a, tokens, n, true, &r);
         if (ws->acts) {
@@ -123,28 +130,28 @@ static void plan(workspace *ws, arena *a)
     ws->head_rows = head_rows_for(c, tokens);
     ws->logits = floats(a, ws->head_rows, c->vocab);
     float *u = floats(a, tokens, c->dim);
-    (ws->train ? plan_training : plan_shared)(ws, a, tokens, u);
-    router_temps_plan(c, a, tokens, ws->train, &ws->router);
+    (ws->kind == WORKSPACE_FORWARD ? plan_shared : plan_training)(ws, a, tokens, u);
+    router_temps_plan(c, a, tokens, ws->kind != WORKSPACE_FORWARD, &ws->router);
     const kernel_sizes sizes = sizes_of(ws, tokens);
     ws->env.scratch = arena_alloc(a, m->kn.scratch_bytes(&m->kn, &sizes), 1);
 }
 
-size_t workspace_bytes(const model *m, int64_t B, int64_t T, bool train)
+size_t workspace_bytes(const model *m, int64_t B, int64_t T, workspace_kind kind)
 {
-    workspace ws = {.m = m, .B = B, .T = T, .train = train};
+    workspace ws = {.m = m, .B = B, .T = T, .kind = kind};
     arena measure = {0};
     plan(&ws, &measure);
     return measure.overflow ? SIZE_MAX : measure.used;
 }
 
-fathom_status workspace_new(const model *m, int64_t B, int64_t T, bool train, workspace **out, fathom_error *err)
+fathom_status workspace_new(const model *m, int64_t B, int64_t T, workspace_kind kind, workspace **out, fathom_error *err)
 {
     const model_config *c = &m->config;
     *out = NULL;
-    const size_t bytes = workspace_bytes(m, B, T, train);
+    const size_t bytes = workspace_bytes(m, B, T, kind);
     workspace *ws = calloc(1, sizeof *ws);
     if (ws) {
-        *ws = (workspace){.m = m, .B = B, .T = T, .train = train, .bytes = bytes};
+        *ws = (workspace){.m = m, .B = B, .T = T, .kind = kind, .bytes = bytes};
         ws->env = (model_env){.kn = &m->kn, .config = &m->config, .rope_table = m->rope_table, .bf16 = m->bf16};
         ws->starts = calloc((size_t)((c->layers + 1) * (B + 1)), sizeof *ws->starts);
         ws->host_position = calloc((size_t)(B * T), sizeof *ws->host_position);
@@ -334,6 +341,16 @@ static void head_loss(workspace *ws, pass *p, const int32_t *targets, float scal
     p->result.flops += flops_head(c, n);
 }
 
+/* The block's forward pass again, from its packed input: every activation but that input comes back, bit for bit. */
+static void recompute_block(workspace *ws, const rows *r, int64_t l)
+{
+    rows packed = *r;
+    packed.index = NULL;
+    block_acts acts = ws->acts[l];
+    acts.x_in = NULL;
+    block_update(&ws->env, &ws->m->params.layer[l], &ws->m->weights.layer[l], &packed, ws->acts[l].x_in, &acts, NULL);
+}
+
 static void backward_layer(workspace *ws, const pass *p, int64_t l)
 {
     const kernels *kn = ws->env.kn;
@@ -345,6 +362,8 @@ static void backward_layer(workspace *ws, const pass *p, int64_t l)
     const route *decision = &ws->routes[l];
     const rows r = routed ? routed_rows(decision, p->B) : all_rows(ws, p->B, p->T);
     const float *logit = routed ? router_gate_logits(c, decision) : NULL;
+    if (ws->kind == WORKSPACE_RECOMPUTE)
+        recompute_block(ws, &r, l);
     kn->scatter_backward(kn, &(scatter_args){.n = r.n, .d = c->dim, .gate = (int)c->mod.gate, .index = r.index,
                                              .logit = logit, .u = acts->u, .dx = ws->dx, .du = t->du,
                                              .dlogit = logit ? t->dlogit : NULL});

@@ -17,12 +17,17 @@ typedef enum routing {
 
 typedef struct workspace workspace;
 
-/* Room for passes of up to B sequences of up to T tokens (T <= seq_len). train: backward too; then routing is top-k only.
- * m is borrowed. */
-fathom_status workspace_new(const model *m, int64_t B, int64_t T, bool train, workspace **out, fathom_error *err);
+typedef enum workspace_kind {
+    WORKSPACE_FORWARD,   /* loss, and inference with a cache */
+    WORKSPACE_TRAIN,     /* backward too, on exactly B x T; routing is top-k only */
+    WORKSPACE_RECOMPUTE, /* the same keeping only each block's input: its forward pass is run again in the backward one */
+} workspace_kind;
+
+/* Room for passes of up to B sequences of up to T tokens (T <= seq_len). m is borrowed. */
+fathom_status workspace_new(const model *m, int64_t B, int64_t T, workspace_kind kind, workspace **out, fathom_error *err);
 void workspace_free(workspace *ws);
 /* Bytes a workspace takes, without making one. */
-size_t workspace_bytes(const model *m, int64_t B, int64_t T, bool train);
+size_t workspace_bytes(const model *m, int64_t B, int64_t T, workspace_kind kind);
 
 typedef struct pass_result {
     double loss_sum;   /* of the language model, nats, over `targets` targets */

@@ -7,7 +7,7 @@
 fathom_status evaluator_init(evaluator *e, const model *m, int64_t B, int64_t T, fathom_error *err)
 {
     *e = (evaluator){.B = B, .T = T};
-    TRY(workspace_new(m, B, T, false, &e->ws, err));
+    TRY(workspace_new(m, B, T, WORKSPACE_FORWARD, &e->ws, err));
     e->tokens = calloc((size_t)(B * T), sizeof *e->tokens);
     e->targets = calloc((size_t)(B * T), sizeof *e->targets);
     if (!e->tokens || !e->targets)

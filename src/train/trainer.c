@@ -117,7 +117,7 @@ double train_learning_rate(const train_options *o, int64_t step, int64_t total)
     X(steps, INTEGER) X(flops, REAL) X(epochs, REAL) X(batch, INTEGER) X(grad_accum, INTEGER) X(lr, REAL)             \
     X(min_lr, REAL) X(warmup, INTEGER) X(weight_decay, REAL) X(clip, REAL) X(beta1, REAL) X(beta2, REAL)              \
     X(epsilon, REAL) X(seed, INTEGER) X(eval_every, INTEGER) X(save_every, INTEGER) X(log_every, INTEGER)             \
-    X(eval_tokens, INTEGER)
+    X(eval_tokens, INTEGER) X(bf16, INTEGER)
 #define PROGRESS_FIELDS(X)                                                                                           \
     X(step, INTEGER) X(tokens, INTEGER) X(sequences, INTEGER) X(flops, REAL) X(skipped, INTEGER)                      \
     X(skipped_in_a_row, INTEGER) X(last_loss, REAL) X(best_loss, REAL)
@@ -272,6 +272,11 @@ static fathom_status open_run(trainer *t, bool resume_wanted, fathom_error *err)
     return status;
 }
 
+static workspace_kind workspace_kind_of(const train_options *o)
+{
+    return o->recompute ? WORKSPACE_RECOMPUTE : WORKSPACE_TRAIN;
+}
+
 static fathom_status prepare(trainer *t, const trainer_input *in, fathom_error *err)
 {
     const int64_t T = in->m->config.seq_len, batch = in->options->batch;
@@ -283,7 +288,8 @@ static fathom_status prepare(trainer *t, const trainer_input *in, fathom_error *
     t->total = train_total_steps(in->options, &in->m->config, t->train_batches.windows);
     t->step_flops = flops_train(&in->m->config, batch, T) * (double)in->options->grad_accum;
     TRY(optimizer_init(&t->optimizer, in->m, err));
-    TRY(workspace_new(in->m, batch, T, true, &t->ws, err));
+    in->m->bf16 = in->options->bf16 && in->m->kn.bf16(&in->m->kn);
+    TRY(workspace_new(in->m, batch, T, workspace_kind_of(in->options), &t->ws, err));
     if (t->has_heldout)
         TRY(evaluator_init(&t->evaluator, in->m, batch, T, err));
     t->tokens = calloc((size_t)(batch * T), sizeof *t->tokens);
@@ -337,11 +343,35 @@ int64_t trainer_total_steps(const trainer *t)
     return t->total;
 }
 
-size_t trainer_memory_bytes(const trainer *t)
+train_memory train_memory_plan(const model_config *c, const train_options *o, bool heldout, const kernels *kn)
 {
-    const int64_t batch = t->options.batch, T = t->m->config.seq_len;
-    return 4 * (size_t)t->m->list.size * sizeof(float) + workspace_bytes(t->m, batch, T, true) +
-           (t->has_heldout ? workspace_bytes(t->m, batch, T, false) : 0);
+    model shape = {.config = *c, .kn = *kn, .bf16 = o->bf16 && kn->bf16(kn)};
+    train_memory m = {0};
+    if (param_list_build(c, &shape.list, NULL) != FATHOM_OK)
+        return m;
+    m.parameters = m.gradients = (size_t)shape.list.size * sizeof(float);
+    m.moments = 2 * m.parameters;
+    m.activations = workspace_bytes(&shape, o->batch, c->seq_len, workspace_kind_of(o));
+    if (heldout)
+        m.evaluation = workspace_bytes(&shape, o->batch, c->seq_len, WORKSPACE_FORWARD);
+    const size_t parts[] = {m.parameters, m.gradients, m.moments, m.activations, m.evaluation};
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+        m.total = m.total > SIZE_MAX - parts[i] ? SIZE_MAX : m.total + parts[i];
+    param_list_free(&shape.list);
+    return m;
+}
+
+fathom_status train_memory_check(const train_memory *m, size_t available, fathom_error *err)
+{
+    if (m->total <= available)
+        return FATHOM_OK;
+    return status_fail(err, FATHOM_OUT_OF_MEMORY,
+                       "training takes %.2f GB of memory (parameters %.2f, gradients %.2f, moments %.2f, activations %.2f, "
+                       "evaluation %.2f) and %.2f GB are available: make batch, seq-len or the model smaller, or recompute "
+                       "activations (--recompute)",
+                       (double)m->total * 1e-9, (double)m->parameters * 1e-9, (double)m->gradients * 1e-9,
+                       (double)m->moments * 1e-9, (double)m->activations * 1e-9, (double)m->evaluation * 1e-9,
+                       (double)available * 1e-9);
 }
 
 static double median_step_seconds(const trainer *t)

@@ -21,6 +21,8 @@ typedef struct train_options {
     uint64_t seed;
     int64_t eval_every, save_every, log_every; /* steps; 0 = at the end only */
     int64_t eval_tokens;                       /* held-out tokens an evaluation reads; 0 = all */
+    bool bf16;      /* products with inputs rounded to bfloat16, where the backend can; all else stays fp32 */
+    bool recompute; /* keep only each block's input and run its forward pass again in the backward one: the same bits */
 } train_options;
 
 train_options train_options_default(void);
@@ -76,12 +78,19 @@ fathom_status trainer_new(const trainer_input *in, trainer **out, fathom_error *
 void trainer_free(trainer *t);
 int64_t trainer_step_number(const trainer *t);
 int64_t trainer_total_steps(const trainer *t);
-size_t trainer_memory_bytes(const trainer *t); /* parameters, gradients, moments and activations */
 
 /* Runs to the end of the budget. *stop (may be NULL): when it becomes non-zero the step is finished, a checkpoint written and
  * FATHOM_INTERRUPTED returned. Ten steps in a row whose loss or gradient is not finite: FATHOM_DIVERGED. */
 fathom_status trainer_run(trainer *t, const train_observer *observer, const volatile sig_atomic_t *stop,
                           train_summary *summary, fathom_error *err);
+
+/* Bytes a run takes, known before it starts. evaluation: activations of held-out text. */
+typedef struct train_memory {
+    size_t parameters, gradients, moments, activations, evaluation, total;
+} train_memory;
+train_memory train_memory_plan(const model_config *c, const train_options *o, bool heldout, const kernels *kn);
+/* FATHOM_OUT_OF_MEMORY, with the figures and what to do, when it is more than `available`. */
+fathom_status train_memory_check(const train_memory *m, size_t available, fathom_error *err);
 
 /* One optimizer step without log, evaluation or checkpoint: what the run repeats and the bench times. Allocates nothing. */
 void trainer_step(trainer *t, train_step_info *info);

@@ -105,7 +105,7 @@ static void all_logits(const fathom_model *owner, const int32_t *tokens, float *
     for (int l = 0; l < 4; l++)
         cache[l] = (kv_layer){.k = room + 2 * l * T * 12, .v = room + (2 * l + 1) * T * 12, .position = position[l],
                               .capacity = T};
-    assert_int_equal(workspace_new(&owner->m, 1, T, false, &ws, &err), FATHOM_OK);
+    assert_int_equal(workspace_new(&owner->m, 1, T, WORKSPACE_FORWARD, &ws, &err), FATHOM_OK);
     pass_result r;
     transformer_append(ws, cache, 0, tokens, T, T, logits, &r);
     workspace_free(ws);

@@ -12,7 +12,7 @@ static workspace *make_workspace(const model *m, int64_t sequences, int64_t T, b
 {
     workspace *ws;
     fathom_error err;
-    if (workspace_new(m, sequences, T, train, &ws, &err) != FATHOM_OK)
+    if (workspace_new(m, sequences, T, train ? WORKSPACE_TRAIN : WORKSPACE_FORWARD, &ws, &err) != FATHOM_OK)
         fail_msg("%s", err.message);
     return ws;
 }
@@ -222,7 +222,7 @@ static void memory_is_linear(void **state)
     model_config c = tiny_config(MOD_ROUTER_NONE, MOD_GATE_RAW, MOD_CAUSAL_PREDICTOR);
     c.seq_len = 8192;
     model m = tiny_model(&c, 6);
-    const double half = (double)workspace_bytes(&m, 4, 4096, true), whole = (double)workspace_bytes(&m, 4, 8192, true);
+    const double half = (double)workspace_bytes(&m, 4, 4096, WORKSPACE_TRAIN), whole = (double)workspace_bytes(&m, 4, 8192, WORKSPACE_TRAIN);
     assert_true(whole < 2.1 * half);
     model_free(&m);
 }

@@ -106,8 +106,8 @@ int main(int argc, char **argv)
     model_params views;
     params_view(&c, &m.list, grads, &views);
     workspace *train, *eval;
-    check(workspace_new(&m, B, T, true, &train, &err), &err);
-    check(workspace_new(&m, B, T, false, &eval, &err), &err);
+    check(workspace_new(&m, B, T, WORKSPACE_TRAIN, &train, &err), &err);
+    check(workspace_new(&m, B, T, WORKSPACE_FORWARD, &eval, &err), &err);
     recorder rec = {json_object(), json_object(), stochastic};
     workspace_set_visitor(train, record, &rec);
     const train_input in = {.tokens = tokens, .targets = targets, .total_targets = counted, .scale = 1, .seed = 0};

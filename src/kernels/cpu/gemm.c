@@ -1,5 +1,7 @@
 /* Matrix products: the only file that sees the matrix library. oneDNN's dnnl_sgemm is the same call in versions 2 and 3, is
  * row-major, and runs on the calling thread inside a parallel region, as the attention's blocks need. */
+#include <assert.h>
+
 #include "kernels/cpu/cpu.h"
 #include "kernels/weight.h"
 
@@ -65,7 +67,7 @@ typedef struct product {
     dnnl_memory_t a, b, c;
 } product;
 
-static bool run(product *p, const gemm_args *g, void *a, void *b)
+static bool run(product *p, const gemm_args *g, const uint16_t *a, const uint16_t *b)
 {
     dnnl_memory_desc_t da, db, dc;
     dnnl_matmul_desc_t matmul;
@@ -78,8 +80,8 @@ static bool run(product *p, const gemm_args *g, void *a, void *b)
                          dnnl_primitive_attr_set_post_ops(p->attr, p->post)))
         return false;
     if (dnnl_primitive_desc_create(&p->desc, &matmul, p->attr, p->engine, NULL) ||
-        dnnl_primitive_create(&p->primitive, p->desc) || dnnl_memory_create(&p->a, &da, p->engine, a) ||
-        dnnl_memory_create(&p->b, &db, p->engine, b) || dnnl_memory_create(&p->c, &dc, p->engine, g->c))
+        dnnl_primitive_create(&p->primitive, p->desc) || dnnl_memory_create(&p->a, &da, p->engine, (void *)a) ||
+        dnnl_memory_create(&p->b, &db, p->engine, (void *)b) || dnnl_memory_create(&p->c, &dc, p->engine, g->c))
         return false;
     const dnnl_exec_arg_t args[] = {{DNNL_ARG_SRC, p->a}, {DNNL_ARG_WEIGHTS, p->b}, {DNNL_ARG_DST, p->c}};
     return dnnl_primitive_execute(p->primitive, p->stream, 3, args) == dnnl_success &&
@@ -113,10 +115,12 @@ static void release(product *p)
 static bool bf16_product(const gemm_args *g)
 {
     uint16_t *a = g->scratch, *b = a + (g->m * g->k + 31) / 32 * 32;
-    round_all(a, g->a, g->m * g->k);
-    round_all(b, g->b, g->k * g->n);
+    if (!g->a16)
+        round_all(a, g->a, g->m * g->k);
+    if (!g->b16)
+        round_all(b, g->b, g->k * g->n);
     product p = {0};
-    const bool done = run(&p, g, a, b);
+    const bool done = run(&p, g, g->a16 ? g->a16 : a, g->b16 ? g->b16 : b);
     release(&p);
     return done;
 }
@@ -141,6 +145,7 @@ void cpu_gemm(const kernels *kn, const gemm_args *a)
         return;
     if (a->bf16 && bf16_product(a))
         return;
+    assert(a->a && a->b);
     dnnl_sgemm(a->trans_a ? 'T' : 'N', a->trans_b ? 'T' : 'N', a->m, a->n, a->k, a->alpha, a->a, a->lda, a->b, a->ldb,
                a->beta, a->c, a->ldc);
 }

@@ -1,0 +1,267 @@
+/* fathom bench decode and prefill: one sequence through a session, token by token or at once. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/timing.h"
+#include "cli/bench.h"
+#include "infer/session.h"
+
+/* A model, the sequence that goes through it and what was measured. */
+typedef struct subject {
+    fathom_model owner;
+    fathom_session *session;
+    int32_t *ids;
+    double *seconds;     /* [rounds] a whole sequence */
+    double *utilisation; /* [rounds] */
+    double flops, routed, bytes; /* of a sequence; share of routed pairs; bytes of weights read a token */
+} subject;
+
+static void subject_close(subject *s)
+{
+    fathom_session_free(s->session);
+    free(s->ids);
+    free(s->seconds);
+    free(s->utilisation);
+    model_free(&s->owner.m);
+}
+
+static size_t weight_bytes(weight w, int64_t rows, int64_t columns)
+{
+    if (!w.data)
+        return 0;
+    return (size_t)(rows * columns) * weight_element_bytes(w.type) + (w.scale ? (size_t)rows * sizeof(float) : 0);
+}
+
+/* Bytes of weights that one token reads when a share `routed` of the routed blocks takes it. */
+static double bytes_per_token(const model *m, double routed)
+{
+    const model_config *c = &m->config;
+    const int64_t q = c->heads * c->head_dim, kv = c->kv_heads * c->head_dim;
+    double bytes = (double)weight_bytes(m->weights.head, c->vocab, c->dim);
+    for (int64_t l = 0; l < c->layers; l++) {
+        const layer_weights *w = &m->weights.layer[l];
+        const size_t block = weight_bytes(w->qkv, q + 2 * kv, c->dim) + weight_bytes(w->out, c->dim, q) +
+                             weight_bytes(w->gate_up, 2 * c->ffn, c->dim) + weight_bytes(w->down, c->dim, c->ffn);
+        bytes += (double)block * (model_layer_routed(c, l) ? routed : 1);
+        if (model_layer_has_router(c, l))
+            bytes += (double)c->dim * sizeof(float);
+        bytes += (double)weight_bytes(w->fc1, c->mod.predictor_hidden, c->dim);
+    }
+    return bytes;
+}
+
+/* Thresholds that let through the capacity's share of tokens: a model that was not trained routes as one that was. */
+typedef struct calibration {
+    float *logit; /* [L, tokens] */
+    int64_t *seen, tokens;
+} calibration;
+
+static void collect(void *user, int64_t layer, const route *r, int64_t B, int64_t T)
+{
+    calibration *cal = user;
+    for (int64_t i = 0; i < B * T && cal->seen[layer] < cal->tokens; i++)
+        cal->logit[layer * cal->tokens + cal->seen[layer]++] = r->rule[i];
+}
+
+static int ascending(const void *a, const void *b)
+{
+    const float x = *(const float *)a, y = *(const float *)b;
+    return (x > y) - (x < y);
+}
+
+static fathom_status calibrate(subject *s, int64_t tokens, fathom_error *err)
+{
+    model_config *c = &s->owner.m.config;
+    calibration cal = {.logit = calloc((size_t)(c->layers * tokens), sizeof(float)),
+                       .seen = calloc((size_t)c->layers, sizeof(int64_t)), .tokens = tokens};
+    fathom_status status = cal.logit && cal.seen ? FATHOM_OK : status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
+    /* twice: what a layer sees depends on the thresholds of those before it */
+    for (int pass = 0; pass < 2 && status == FATHOM_OK; pass++) {
+        memset(cal.seen, 0, (size_t)c->layers * sizeof *cal.seen);
+        session_set_visitor(s->session, collect, &cal);
+        fathom_session_reset(s->session);
+        status = fathom_session_append(s->session, s->ids, (size_t)tokens, err);
+        for (int64_t l = 0; l < c->layers; l++)
+            if (model_layer_routed(c, l) && cal.seen[l] > 0) {
+                float *z = cal.logit + l * tokens;
+                qsort(z, (size_t)cal.seen[l], sizeof *z, ascending);
+                c->mod.threshold[l] = z[(int64_t)((1 - (double)c->mod.capacity[l]) * (double)(cal.seen[l] - 1))];
+            }
+    }
+    session_set_visitor(s->session, NULL, NULL);
+    free(cal.logit);
+    free(cal.seen);
+    return status;
+}
+
+static fathom_status subject_open(subject *s, const bench_command *c, const model_config *config, const kernels *kn,
+                                  fathom_error *err)
+{
+    model full;
+    fathom_status status = model_init(&full, config, WEIGHT_F32, kn, err);
+    if (status == FATHOM_OK)
+        status = model_randomize(&full, 1, err);
+    if (status == FATHOM_OK && c->weights != WEIGHT_F32) {
+        status = model_reduce(&s->owner.m, &full, c->weights, err);
+        model_free(&full);
+    } else {
+        s->owner.m = full;
+    }
+    TRY(status);
+    s->ids = calloc((size_t)c->tokens, sizeof *s->ids);
+    s->seconds = calloc((size_t)c->rounds, sizeof *s->seconds);
+    s->utilisation = calloc((size_t)c->rounds, sizeof *s->utilisation);
+    if (!s->ids || !s->seconds || !s->utilisation)
+        return status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
+    for (int64_t i = 0; i < c->tokens; i++)
+        s->ids[i] = (int32_t)(i * 7919 % config->vocab);
+    TRY(fathom_session_new(&s->owner, c->tokens, &s->session, err));
+    return model_routed_layers(config) > 0 ? calibrate(s, c->tokens, err) : FATHOM_OK;
+}
+
+/* The sequence in steps of `step` tokens. */
+static fathom_status run_sequence(subject *s, const bench_command *c, int64_t step, double *seconds, fathom_error *err)
+{
+    fathom_session_reset(s->session);
+    const double began = timing_now();
+    for (int64_t i = 0; i < c->tokens; i += step)
+        TRY(fathom_session_append(s->session, s->ids + i, (size_t)(c->tokens - i < step ? c->tokens - i : step), err));
+    *seconds = timing_now() - began;
+    s->flops = session_flops(s->session);
+    s->routed = fathom_session_routed_fraction(s->session);
+    s->bytes = bytes_per_token(&s->owner.m, s->routed);
+    return FATHOM_OK;
+}
+
+static json_t *figures(const bench_command *c, const subject *s, bool decoding)
+{
+    const double seconds = timing_median(s->seconds, c->rounds), tokens = (double)c->tokens;
+    const double utilisation = timing_median(s->utilisation, c->rounds);
+    json_t *o = json_object();
+    json_object_set_new(o, "tokens_per_s", json_real(tokens / seconds));
+    json_object_set_new(o, "ms_per_step", json_real(1e3 * seconds / (decoding ? tokens : 1)));
+    json_object_set_new(o, "gflops", json_real(s->flops / seconds * 1e-9));
+    if (decoding) {
+        const double rate = s->bytes * tokens / seconds;
+        json_object_set_new(o, "bytes_per_token", json_real(s->bytes));
+        json_object_set_new(o, "gb_per_s", json_real(rate * 1e-9));
+        json_object_set_new(o, "read_gb_per_s", json_real(rate / utilisation * 1e-9));
+    } else {
+        json_object_set_new(o, "gemm_gflops", json_real(s->flops / seconds / utilisation * 1e-9));
+    }
+    json_object_set_new(o, "routed_fraction", json_real(s->routed));
+    json_object_set_new(o, "utilisation", json_real(utilisation));
+    return o;
+}
+
+static double number(const json_t *o, const char *key)
+{
+    return json_number_value(json_object_get(o, key));
+}
+
+static void print_figures(const char *name, const json_t *o, bool decoding)
+{
+    if (decoding)
+        printf("%s%.1f tokens/s, %.3f ms a token, %.1f MB of weights a token at %.1f GB/s; reading reaches %.1f GB/s here: "
+               "utilisation %.3f; routed %.3f\n", name, number(o, "tokens_per_s"), number(o, "ms_per_step"),
+               number(o, "bytes_per_token") * 1e-6, number(o, "gb_per_s"), number(o, "read_gb_per_s"),
+               number(o, "utilisation"), number(o, "routed_fraction"));
+    else
+        printf("%s%.0f tokens/s, %.2f ms, %.1f GFLOP/s; matrix products reach %.1f GFLOP/s here: utilisation %.3f; "
+               "routed %.3f\n", name, number(o, "tokens_per_s"), number(o, "ms_per_step"), number(o, "gflops"),
+               number(o, "gemm_gflops"), number(o, "utilisation"), number(o, "routed_fraction"));
+}
+
+static int report(const bench_command *c, const subject subjects[2], bool decoding)
+{
+    json_t *o = figures(c, &subjects[0], decoding);
+    if (!c->compare_mod) {
+        if (c->json)
+            return cli_print_json(o);
+        print_figures("", o, decoding);
+        json_decref(o);
+        return EXIT_OK;
+    }
+    json_t *mod = figures(c, &subjects[1], decoding);
+    double *ratio = calloc((size_t)c->rounds, sizeof *ratio), speed = NAN;
+    for (int64_t i = 0; ratio && i < c->rounds; i++)
+        ratio[i] = subjects[0].seconds[i] / subjects[1].seconds[i];
+    if (ratio)
+        speed = timing_median(ratio, c->rounds);
+    free(ratio);
+    const double work = decoding ? subjects[0].bytes / subjects[1].bytes : subjects[0].flops / subjects[1].flops;
+    json_object_set_new(o, "speed_ratio", json_real(speed));
+    json_object_set_new(o, decoding ? "bytes_ratio" : "flops_ratio", json_real(work));
+    if (c->json) {
+        json_object_set_new(o, "mod", mod);
+        return cli_print_json(o);
+    }
+    print_figures("plain  ", o, decoding);
+    print_figures("MoD    ", mod, decoding);
+    printf("MoD / plain: %.3f x the tokens/s at %.3f x less %s: %.3f of it\n", speed, work, decoding ? "bytes" : "FLOPs",
+           speed / work);
+    json_decref(mod);
+    json_decref(o);
+    return EXIT_OK;
+}
+
+/* Rounds of both models in turn, with the ceiling probed between them. */
+static fathom_status measure(const bench_command *c, subject subjects[2], const read_probe *read, const model_probe *gemm,
+                             fathom_error *err)
+{
+    const int count = c->compare_mod ? 2 : 1;
+    double ceiling = read ? read_probe_rate(read) : model_probe_rate(gemm), unused;
+    for (int j = 0; j < count; j++)
+        TRY(run_sequence(&subjects[j], c, read ? 1 : c->tokens, &unused, err));
+    for (int64_t i = 0; i < c->rounds; i++)
+        for (int j = 0; j < count; j++) {
+            subject *s = &subjects[j];
+            TRY(run_sequence(s, c, read ? 1 : c->tokens, &s->seconds[i], err));
+            const double before = ceiling;
+            ceiling = read ? read_probe_rate(read) : model_probe_rate(gemm);
+            const double work = read ? s->bytes * (double)c->tokens : s->flops;
+            s->utilisation[i] = work / s->seconds[i] / (0.5 * (before + ceiling));
+            if (!c->json)
+                fprintf(stderr, "%sround %lld/%lld  %.2f ms a token, utilisation %.3f\n", count == 1 ? "" : j ? "MoD " : "plain ",
+                        (long long)i + 1, (long long)c->rounds, 1e3 * s->seconds[i] / (double)c->tokens, s->utilisation[i]);
+        }
+    return FATHOM_OK;
+}
+
+static int bench_infer(const bench_command *command, const kernels *kn, bool decoding)
+{
+    fathom_error err;
+    model_config config[2];
+    bench_command c = *command;
+    if (c.shape.seq_len < c.tokens)
+        c.shape.seq_len = c.tokens;
+    if (bench_shapes(&c, &config[0], &config[1], &err) != FATHOM_OK)
+        return cli_usage(&err);
+    subject subjects[2] = {0};
+    read_probe read = {0};
+    model_probe gemm = {0};
+    fathom_status status = decoding ? read_probe_open(&read, kn, &err)
+                                    : model_probe_open(&gemm, kn, &config[0], c.tokens, false, &err);
+    for (int j = 0; j < (c.compare_mod ? 2 : 1) && status == FATHOM_OK; j++)
+        status = subject_open(&subjects[j], &c, &config[j], kn, &err);
+    if (status == FATHOM_OK)
+        status = measure(&c, subjects, decoding ? &read : NULL, &gemm, &err);
+    const int code = status == FATHOM_OK ? report(&c, subjects, decoding) : cli_fail(&err);
+    read_probe_close(&read);
+    model_probe_close(&gemm);
+    subject_close(&subjects[0]);
+    subject_close(&subjects[1]);
+    return code;
+}
+
+int bench_decode(const bench_command *c, const kernels *kn)
+{
+    return bench_infer(c, kn, true);
+}
+
+int bench_prefill(const bench_command *c, const kernels *kn)
+{
+    return bench_infer(c, kn, false);
+}
