@@ -89,16 +89,19 @@ fathom_status read_probe_open(read_probe *p, const kernels *kn, fathom_error *er
     return FATHOM_OK;
 }
 
+/* The mean over a while, as what it is compared with is. */
 double read_probe_rate(const read_probe *p)
 {
-    double best = 0;
     volatile float sink = 0;
-    for (int round = 0; round < 8; round++) {
-        const double began = timing_now();
+    const double began = timing_now();
+    double seconds;
+    int64_t reads = 0;
+    do {
         sink = sink + kernels_read_all(p->block, READ_FLOATS);
-        best = fmax(best, (double)READ_FLOATS * sizeof(float) / (timing_now() - began));
-    }
-    return best;
+        reads++;
+        seconds = timing_now() - began;
+    } while (seconds < 0.1);
+    return (double)reads * (double)READ_FLOATS * sizeof(float) / seconds;
 }
 
 void read_probe_close(read_probe *p)
@@ -106,6 +109,22 @@ void read_probe_close(read_probe *p)
     if (p->block)
         p->kn->mem_free(p->kn, p->block);
     *p = (read_probe){0};
+}
+
+void bench_print_profile(profile *p, int64_t times, double seconds)
+{
+    double within = 0;
+    profile_sort(p);
+    fprintf(stderr, "%-36s %7s %9s %7s %9s %7s\n", "operation", "calls", "ms", "share", "GFLOP/s", "GB/s");
+    for (int i = 0; i < p->count; i++) {
+        const profile_line *l = &p->lines[i];
+        within += l->seconds;
+        fprintf(stderr, "%-36s %7.1f %9.3f %6.2f%% %9.1f %7.1f\n", l->name, (double)l->calls / (double)times,
+                1e3 * l->seconds / (double)times, 100 * l->seconds / seconds, l->flops / l->seconds * 1e-9,
+                l->bytes / l->seconds * 1e-9);
+    }
+    fprintf(stderr, "%-36s %7s %9.3f %6.2f%%\n", "the rest", "", 1e3 * (seconds - within) / (double)times,
+            100 * (seconds - within) / seconds);
 }
 
 /* --- the command --- */
@@ -191,7 +210,7 @@ static fathom_status check(bench_command *c, const char *what, int *chosen, fath
 
 int command_bench(int argc, char **argv)
 {
-    bench_command c = {.shape = model_flags_default(), .batch = 16, .steps = 5, .tokens = 128, .rounds = 5, .dtype = "fp32",
+    bench_command c = {.shape = model_flags_default(), .batch = 16, .steps = 5, .tokens = 128, .rounds = 9, .dtype = "fp32",
                        .weights_name = "fp32"};
     const option table[] = {
         MODEL_OPTIONS(&c.shape),
@@ -201,10 +220,10 @@ int command_bench(int argc, char **argv)
         {OPTION_TEXT, "dtype", &c.dtype, "T", "train: fp32, or bf16 inputs of products (fp32)"},
         {OPTION_FLAG, "recompute", &c.recompute, 0, "train: compute activations again in the backward pass"},
         {OPTION_INTEGER, "tokens", &c.tokens, "N", "decode, prefill: tokens (128)"},
-        {OPTION_INTEGER, "rounds", &c.rounds, "N", "decode, prefill: times to repeat (5); the median counts"},
+        {OPTION_INTEGER, "rounds", &c.rounds, "N", "decode, prefill: times to repeat (9); the median counts"},
         {OPTION_TEXT, "weights", &c.weights_name, "T", "decode, prefill: fp32, bf16, q8 (fp32)"},
         {OPTION_FLAG, "compare-mod", &c.compare_mod, 0, "the plain and the routed model in turn, and their ratios"},
-        {OPTION_FLAG, "profile", &c.profile, 0, "train: time, share, GFLOP/s and GB/s of every operation on stderr"},
+        {OPTION_FLAG, "profile", &c.profile, 0, "time, share, GFLOP/s and GB/s of every operation on stderr"},
         {OPTION_INTEGER, "threads", &c.threads, "N", "processor threads (all)"},
         {OPTION_FLAG, "json", &c.json, 0, "one JSON object on stdout"},
         {0},

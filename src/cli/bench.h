@@ -5,6 +5,7 @@
 #define FATHOM_CLI_BENCH_H
 
 #include "cli/cli.h"
+#include "kernels/profile.h"
 #include "kernels/weight.h"
 
 typedef struct bench_command {
@@ -50,6 +51,9 @@ typedef struct read_probe {
 fathom_status read_probe_open(read_probe *p, const kernels *kn, fathom_error *err);
 double read_probe_rate(const read_probe *p);
 void read_probe_close(read_probe *p);
+
+/* Where `seconds` went, on stderr: an operation a line, per one of `times` steps, and what no operation accounts for. */
+void bench_print_profile(profile *p, int64_t times, double seconds);
 
 /* c with its routed twin's options: what --compare-mod measures beside the plain model. */
 fathom_status bench_shapes(const bench_command *c, model_config *plain, model_config *routed, fathom_error *err);

@@ -209,16 +209,19 @@ static int report(const bench_command *c, const subject subjects[2], bool decodi
 
 /* Rounds of both models in turn, with the ceiling probed between them. */
 static fathom_status measure(const bench_command *c, subject subjects[2], const read_probe *read, const model_probe *gemm,
-                             fathom_error *err)
+                             profile *prof, fathom_error *err)
 {
     const int count = c->compare_mod ? 2 : 1;
     double ceiling = read ? read_probe_rate(read) : model_probe_rate(gemm), unused;
     for (int j = 0; j < count; j++)
         TRY(run_sequence(&subjects[j], c, read ? 1 : c->tokens, &unused, err));
+    profile_reset(prof);
+    double seconds = 0;
     for (int64_t i = 0; i < c->rounds; i++)
         for (int j = 0; j < count; j++) {
             subject *s = &subjects[j];
             TRY(run_sequence(s, c, read ? 1 : c->tokens, &s->seconds[i], err));
+            seconds += s->seconds[i];
             const double before = ceiling;
             ceiling = read ? read_probe_rate(read) : model_probe_rate(gemm);
             const double work = read ? s->bytes * (double)c->tokens : s->flops;
@@ -227,11 +230,15 @@ static fathom_status measure(const bench_command *c, subject subjects[2], const 
                 fprintf(stderr, "%sround %lld/%lld  %.2f ms a token, utilisation %.3f\n", count == 1 ? "" : j ? "MoD " : "plain ",
                         (long long)i + 1, (long long)c->rounds, 1e3 * s->seconds[i] / (double)c->tokens, s->utilisation[i]);
         }
+    if (c->profile)
+        bench_print_profile(prof, c->rounds * (read ? c->tokens : 1), seconds);
     return FATHOM_OK;
 }
 
-static int bench_infer(const bench_command *command, const kernels *kn, bool decoding)
+static int bench_infer(const bench_command *command, const kernels *backend, bool decoding)
 {
+    profile prof;
+    const kernels timed = profile_start(&prof, backend), *kn = command->profile ? &timed : backend;
     fathom_error err;
     model_config config[2];
     bench_command c = *command;
@@ -242,12 +249,12 @@ static int bench_infer(const bench_command *command, const kernels *kn, bool dec
     subject subjects[2] = {0};
     read_probe read = {0};
     model_probe gemm = {0};
-    fathom_status status = decoding ? read_probe_open(&read, kn, &err)
-                                    : model_probe_open(&gemm, kn, &config[0], c.tokens, false, &err);
+    fathom_status status = decoding ? read_probe_open(&read, backend, &err)
+                                    : model_probe_open(&gemm, backend, &config[0], c.tokens, false, &err);
     for (int j = 0; j < (c.compare_mod ? 2 : 1) && status == FATHOM_OK; j++)
         status = subject_open(&subjects[j], &c, &config[j], kn, &err);
     if (status == FATHOM_OK)
-        status = measure(&c, subjects, decoding ? &read : NULL, &gemm, &err);
+        status = measure(&c, subjects, decoding ? &read : NULL, &gemm, &prof, &err);
     const int code = status == FATHOM_OK ? report(&c, subjects, decoding) : cli_fail(&err);
     read_probe_close(&read);
     model_probe_close(&gemm);

@@ -6,7 +6,6 @@
 #include "base/memory.h"
 #include "base/timing.h"
 #include "cli/bench.h"
-#include "kernels/profile.h"
 #include "model/flops.h"
 #include "train/trainer.h"
 
@@ -70,25 +69,6 @@ static void take_step(subject *s, int64_t i, const model_probe *probe, double *c
     s->seconds[i] = timing_now() - began;
     *ceiling = model_probe_rate(probe);
     s->utilisation[i] = s->flops / s->seconds[i] / (0.5 * (before + *ceiling));
-}
-
-/* Where the time went: an entry a line, and what no entry accounts for. */
-static void print_profile(profile *p, const subject *s, int64_t steps)
-{
-    double within = 0, seconds = 0;
-    for (int64_t i = 0; i < steps; i++)
-        seconds += s->seconds[i];
-    profile_sort(p);
-    fprintf(stderr, "%-36s %7s %9s %7s %9s %7s\n", "operation", "calls", "ms", "share", "GFLOP/s", "GB/s");
-    for (int i = 0; i < p->count; i++) {
-        const profile_line *l = &p->lines[i];
-        within += l->seconds;
-        fprintf(stderr, "%-36s %7.0f %9.2f %6.2f%% %9.1f %7.1f\n", l->name, (double)l->calls / (double)steps,
-                1e3 * l->seconds / (double)steps, 100 * l->seconds / seconds, l->flops / l->seconds * 1e-9,
-                l->bytes / l->seconds * 1e-9);
-    }
-    fprintf(stderr, "%-36s %7s %9.2f %6.2f%%\n", "the rest", "", 1e3 * (seconds - within) / (double)steps,
-            100 * (seconds - within) / seconds);
 }
 
 static json_t *figures(const bench_command *c, const subject *s)
@@ -190,8 +170,11 @@ int bench_train(const bench_command *c, const kernels *backend)
         status = model_probe_open(&probe, backend, &config[0], c->batch * config[0].seq_len, c->bf16, &err);
     if (status == FATHOM_OK)
         status = measure(c, subjects, &prof, &probe);
+    double seconds = 0;
+    for (int64_t i = 0; status == FATHOM_OK && i < c->steps; i++)
+        seconds += subjects[0].seconds[i] + (c->compare_mod ? subjects[1].seconds[i] : 0);
     if (status == FATHOM_OK && c->profile)
-        print_profile(&prof, &subjects[0], c->steps);
+        bench_print_profile(&prof, c->steps, seconds);
     const int code = status == FATHOM_OK ? report(c, &subjects[0], &subjects[1]) : cli_fail(&err);
     model_probe_close(&probe);
     subject_close(&subjects[0]);

@@ -8,7 +8,7 @@
 
 #include <omp.h>
 
-enum { QUERY_BLOCK = 64, FEW_QUERIES = 2 };
+enum { QUERY_BLOCK = 64, FEW_QUERIES = 2, ROWS_AHEAD = 32 };
 
 typedef struct sequence_view {
     int64_t q0, m; /* first query row, queries */
@@ -60,26 +60,66 @@ CLONES static void softmax_rows(float *scores, int64_t rows, int64_t keys, int64
     }
 }
 
-/* One query against n keys: one pass over the keys, one over the values, as they lie in memory. */
-CLONES static void attend_once(const attention_args *a, int64_t row, int64_t head, const float *restrict k,
-                               const float *restrict v, int64_t n, float *restrict p)
+CLONES static void scale_scores(float *p, float scale, int64_t n)
+{
+    for (int64_t j = 0; j < n; j++)
+        p[j] *= scale;
+}
+
+/* out [dh] = sum_j p_j v_j, in blocks of columns that stay in registers. */
+#define WEIGHTED_SUM(name, LANES)                                                                                      \
+    CLONES static void name(float *restrict out, const float *restrict p, const float *restrict v, int64_t stride,     \
+                            int64_t n)                                                                                 \
+    {                                                                                                                  \
+        float lane[LANES] = {0};                                                                                       \
+        for (int64_t j = 0; j < n; j++) {                                                                              \
+            for (int64_t l = 0; l < LANES; l += 16)                                                                    \
+                __builtin_prefetch(v + (j + ROWS_AHEAD) * stride + l);                                                 \
+            for (int64_t l = 0; l < LANES; l++)                                                                        \
+                lane[l] += p[j] * v[j * stride + l];                                                                   \
+        }                                                                                                              \
+        memcpy(out, lane, sizeof lane);                                                                                \
+    }
+WEIGHTED_SUM(weighted_sum_64, 64)
+WEIGHTED_SUM(weighted_sum_16, 16)
+WEIGHTED_SUM(weighted_sum_1, 1)
+
+static void weighted_sum(float *out, const float *p, const float *v, int64_t stride, int64_t n, int64_t dh)
+{
+    int64_t c = 0;
+    for (; c + 64 <= dh; c += 64)
+        weighted_sum_64(out + c, p, v + c, stride, n);
+    for (; c + 16 <= dh; c += 16)
+        weighted_sum_16(out + c, p, v + c, stride, n);
+    for (; c < dh; c++)
+        weighted_sum_1(out + c, p, v + c, stride, n);
+}
+
+static void prefetch_rows(const float *from, int64_t floats)
+{
+    for (int64_t i = 0; i < floats; i += 16)
+        __builtin_prefetch(from + i);
+}
+
+/* One query against n keys: one pass over the keys, one over the values, as they lie in memory, where they must be fetched from:
+ * the weights of the layers between have driven them out of the caches. So the beginning of what comes next, this head's values
+ * and the next one's keys, is asked for a pass ahead. In a cache a head's keys are a dense matrix. */
+static void attend_once(const attention_args *a, int64_t row, int64_t head, const float *k, const float *v, int64_t n,
+                        float *p)
 {
     const int64_t dh = a->head_dim, stride = a->kv_stride;
-    const float *restrict q = a->q + row * a->q_stride + head * dh;
-    float *restrict out = a->out + (row * a->heads + head) * dh;
-    for (int64_t j = 0; j < n; j++) {
-        float dot = 0;
-#pragma omp simd reduction(+ : dot)
-        for (int64_t c = 0; c < dh; c++)
-            dot += q[c] * k[j * stride + c];
-        p[j] = a->scale * dot;
-    }
+    const float *q = a->q + row * a->q_stride + head * dh;
+    const int64_t ahead = stride * min64(n, ROWS_AHEAD);
+    prefetch_rows(v, ahead);
+    if (stride == dh)
+        cpu_matvec_rows(&(linear_args){.n = 1, .in = dh, .out = n, .x = q, .w = {.data = k}, .y = p}, 0, n);
+    else
+        for (int64_t j = 0; j < n; j++)
+            cpu_matvec_rows(&(linear_args){.n = 1, .in = dh, .out = 1, .x = q, .w = {.data = k + j * stride}, .y = p + j}, 0, 1);
+    scale_scores(p, a->scale, n);
     softmax_rows(p, 1, n, n, a->lse ? a->lse + row * a->heads + head : NULL, a->heads);
-    for (int64_t c = 0; c < dh; c++)
-        out[c] = 0;
-    for (int64_t j = 0; j < n; j++)
-        for (int64_t c = 0; c < dh; c++)
-            out[c] += p[j] * v[j * stride + c];
+    prefetch_rows(k + a->kv_head_stride, ahead);
+    weighted_sum(a->out + (row * a->heads + head) * dh, p, v, stride, n, dh);
 }
 
 static void forward_block(const kernels *kn, const attention_args *a, const sequence_view *s, int64_t head,
@@ -91,11 +131,6 @@ static void forward_block(const kernels *kn, const attention_args *a, const sequ
     const int64_t q_row = s->q0 + begin;
     const float *k = a->k + s->k0 * a->kv_stride + kv_head * a->kv_head_stride;
     const float *v = a->v + s->k0 * a->kv_stride + kv_head * a->kv_head_stride;
-    if (rows <= FEW_QUERIES) {
-        for (int64_t i = 0; i < rows; i++)
-            attend_once(a, q_row + i, head, k, v, first_visible + i, scores);
-        return;
-    }
     cpu_gemm(kn, &(gemm_args){.trans_b = true, .m = rows, .n = keys, .k = dh,
                               .a = a->q + q_row * a->q_stride + head * dh, .lda = a->q_stride,
                               .b = k, .ldb = a->kv_stride,
@@ -104,6 +139,22 @@ static void forward_block(const kernels *kn, const attention_args *a, const sequ
     cpu_gemm(kn, &(gemm_args){.m = rows, .n = dh, .k = keys, .a = scores, .lda = keys,
                               .b = v, .ldb = a->kv_stride,
                               .c = a->out + q_row * out_stride + head * dh, .ldc = out_stride, .alpha = 1});
+}
+
+/* A few queries of each sequence: decoding. A thread takes heads that follow each other. */
+static void forward_few(const attention_args *a, int64_t keys)
+{
+    const int64_t tasks = a->sequences * a->heads;
+#pragma omp parallel for schedule(static) if (tasks > 1 && keys * tasks > 256)
+    for (int64_t task = 0; task < tasks; task++) {
+        const sequence_view s = view(a, task / a->heads);
+        const int64_t head = task % a->heads, kv_head = head / (a->heads / a->kv_heads);
+        const float *k = a->k + s.k0 * a->kv_stride + kv_head * a->kv_head_stride;
+        const float *v = a->v + s.k0 * a->kv_stride + kv_head * a->kv_head_stride;
+        float *scores = (float *)a->scratch + (size_t)omp_get_thread_num() * 2 * block_floats(keys);
+        for (int64_t i = 0; i < s.m; i++)
+            attend_once(a, s.q0 + i, head, k, v, s.n - s.m + i + 1, scores);
+    }
 }
 
 void cpu_attention_forward(const kernels *kn, const attention_args *a)
@@ -115,6 +166,10 @@ void cpu_attention_forward(const kernels *kn, const attention_args *a)
         keys = v.n > keys ? v.n : keys;
     }
     const int64_t blocks = (longest + QUERY_BLOCK - 1) / QUERY_BLOCK, tasks = a->sequences * a->heads * blocks;
+    if (longest <= FEW_QUERIES) {
+        forward_few(a, keys);
+        return;
+    }
 #pragma omp parallel for schedule(dynamic) if (tasks > 1 && longest * keys * a->sequences > 1024)
     for (int64_t task = 0; task < tasks; task++) {
         /* longest blocks first, so that the last to finish is a short one */

@@ -2,6 +2,8 @@
 #include "kernels/cpu/cpu.h"
 
 #include <omp.h>
+#include <stdlib.h>
+#include <sys/mman.h>
 
 int threads_set(int count)
 {
@@ -12,6 +14,23 @@ int threads_set(int count)
 int threads_count(void)
 {
     return omp_get_max_threads();
+}
+
+/* Large blocks on huge pages: streaming through gigabytes on pages of 4 KiB spends its time on address translation. A block must
+ * be released by free(), as the reference's are. */
+static void *cpu_mem_alloc(const kernels *kn, size_t bytes)
+{
+    (void)kn;
+    const size_t huge = (size_t)2 << 20, align = bytes >= 2 * huge ? huge : 64;
+    if (bytes > SIZE_MAX - huge)
+        return NULL;
+    const size_t size = (bytes + align - 1) / align * align;
+    void *p = aligned_alloc(align, size ? size : align);
+#ifdef MADV_HUGEPAGE
+    if (p && align == huge)
+        madvise(p, size, MADV_HUGEPAGE); /* advice: refused where the system has none */
+#endif
+    return p;
 }
 
 static size_t cpu_scratch_bytes(const kernels *kn, const kernel_sizes *s)
@@ -29,6 +48,7 @@ kernels kernels_cpu(void)
 {
     kernels kn = kernels_ref();
     kn.name = "cpu";
+    kn.mem_alloc = cpu_mem_alloc;
     kn.scratch_bytes = cpu_scratch_bytes;
     kn.gemm = cpu_gemm;
     kn.bf16 = cpu_bf16;

@@ -100,6 +100,8 @@ void cpu_gemm(const kernels *kn, const gemm_args *a);
 bool cpu_bf16(const kernels *kn);
 /* A few rows of x by loops of our own (matvec.c). */
 void cpu_matvec(const linear_args *a);
+/* The rows [begin, end) of w, on the calling thread. */
+void cpu_matvec_rows(const linear_args *a, int64_t begin, int64_t end);
 
 /* Per file: the entries it provides. */
 size_t cpu_linear_scratch(const kernel_sizes *s);
