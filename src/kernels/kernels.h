@@ -157,6 +157,8 @@ typedef struct kernel_sizes {
     X(void, mem_download, (const kernels *kn, void *host, const void *from, size_t bytes))                             \
     X(void, mem_copy, (const kernels *kn, void *to, const void *from, size_t bytes))                                   \
     X(void, mem_zero, (const kernels *kn, void *p, size_t bytes))                                                      \
+    /* the host's own view of backend memory, or NULL where it has none and mem_download must copy */                 \
+    X(const void *, mem_host, (const kernels *kn, const void *p))                                                      \
     /* to_i = from_i for n rows of `width` floats, each side with its stride */                                       \
     X(void, copy_rows, (const kernels *kn, float *to, int64_t to_stride, const float *from, int64_t from_stride,       \
                         int64_t n, int64_t width))                                                                     \

@@ -44,6 +44,12 @@ static void ref_mem_zero(const kernels *kn, void *p, size_t bytes)
         memset(p, 0, bytes);
 }
 
+static const void *ref_mem_host(const kernels *kn, const void *p)
+{
+    (void)kn;
+    return p;
+}
+
 static void ref_copy_rows(const kernels *kn, float *to, int64_t to_stride, const float *from, int64_t from_stride, int64_t n,
                           int64_t width)
 {
@@ -566,6 +572,7 @@ kernels kernels_ref(void)
         .mem_download = ref_mem_copy,
         .mem_copy = ref_mem_copy,
         .mem_zero = ref_mem_zero,
+        .mem_host = ref_mem_host,
         .copy_rows = ref_copy_rows,
         .scratch_bytes = ref_scratch_bytes,
         .gemm = ref_gemm,

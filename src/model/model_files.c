@@ -122,42 +122,77 @@ fathom_status model_load(model *out, const char *dir, const kernels *kn, fathom_
     return status;
 }
 
-/* Tensor by tensor on the host; a q8 parameter makes two. */
+/* Tensors to be written: views of the backend's memory where the host can see it, else copies. */
+typedef struct tensor_list {
+    safetensors_tensor *tensors;
+    char (*names)[TENSOR_NAME];
+    void **copies;
+    size_t count;
+} tensor_list;
+
+static void tensor_list_free(tensor_list *t)
+{
+    for (size_t i = 0; t->copies && i < t->count; i++)
+        free(t->copies[i]);
+    free(t->copies);
+    free(t->names);
+    free(t->tensors);
+}
+
+static fathom_status tensor_list_new(tensor_list *t, int64_t most, fathom_error *err)
+{
+    *t = (tensor_list){.tensors = calloc((size_t)most, sizeof *t->tensors), .names = calloc((size_t)most, sizeof *t->names),
+                       .copies = calloc((size_t)most, sizeof *t->copies)};
+    return t->tensors && t->names && t->copies ? FATHOM_OK : no_memory(err, 0);
+}
+
+/* rank and shape are the parameter's, or [its rows] for a q8 scale (suffix). */
+static fathom_status tensor_list_add(tensor_list *t, const model *m, const char *prefix, const param_info *p,
+                                     const char *suffix, safetensors_dtype dtype, const void *from, fathom_error *err)
+{
+    const bool scale = *suffix;
+    safetensors_tensor *to = &t->tensors[t->count];
+    tensor_name(t->names[t->count], prefix, p, suffix);
+    *to = (safetensors_tensor){.name = t->names[t->count], .dtype = dtype, .rank = scale ? 1 : p->rank,
+                               .shape = {p->shape[0], p->shape[1]}, .data = m->kn.mem_host(&m->kn, from),
+                               .bytes = (size_t)(scale ? p->shape[0] : p->size) * safetensors_dtype_bytes(dtype)};
+    if (!to->data) {
+        to->data = t->copies[t->count] = malloc(to->bytes);
+        if (!to->data)
+            return no_memory(err, p->size);
+        m->kn.mem_download(&m->kn, t->copies[t->count], from, to->bytes);
+    }
+    t->count++;
+    return FATHOM_OK;
+}
+
+static fathom_status tensor_list_write(tensor_list *t, const char *path, fathom_error *err)
+{
+    const char *const metadata[] = {"format", "pt", NULL};
+    return safetensors_write(path, t->tensors, t->count, metadata, err);
+}
+
+static fathom_status add_stored(tensor_list *t, const model *m, const param_info *p, fathom_error *err)
+{
+    const float *values = store_values(&m->store, p);
+    if (values)
+        return tensor_list_add(t, m, "", p, "", DTYPE_F32, values, err);
+    const weight w = store_weight(&m->store, p);
+    if (w.type == WEIGHT_BF16)
+        return tensor_list_add(t, m, "", p, "", DTYPE_BF16, w.data, err);
+    TRY(tensor_list_add(t, m, "", p, "", DTYPE_I8, w.data, err));
+    return tensor_list_add(t, m, "", p, SCALE_SUFFIX, DTYPE_F32, w.scale, err);
+}
+
 static fathom_status write_values(const model *m, const char *path, fathom_error *err)
 {
-    const bool q8 = m->store.type == WEIGHT_Q8;
-    const int64_t most = 2 * m->list.count;
-    size_t used = 0;
-    safetensors_tensor *tensors = calloc((size_t)most, sizeof *tensors);
-    char(*names)[TENSOR_NAME] = calloc((size_t)most, sizeof *names);
-    void **host = calloc((size_t)most, sizeof *host);
-    fathom_status status = tensors && names && host ? FATHOM_OK : no_memory(err, 0);
-    for (int64_t i = 0; i < m->list.count && status == FATHOM_OK; i++) {
-        const param_info *p = &m->list.items[i];
-        const weight w = store_weight(&m->store, p);
-        const float *values = store_values(&m->store, p);
-        for (int part = 0; part < (q8 && p->large ? 2 : 1) && status == FATHOM_OK; part++, used++) {
-            const void *from = part ? (const void *)w.scale : values ? (const void *)values : w.data;
-            safetensors_tensor *t = &tensors[used];
-            tensor_name(names[used], "", p, part ? SCALE_SUFFIX : "");
-            *t = (safetensors_tensor){.name = names[used], .rank = part ? 1 : p->rank, .shape = {p->shape[0], p->shape[1]},
-                                      .dtype = part || values ? DTYPE_F32 : q8 ? DTYPE_I8 : DTYPE_BF16};
-            t->bytes = (size_t)(part ? p->shape[0] : p->size) * safetensors_dtype_bytes(t->dtype);
-            t->data = host[used] = malloc(t->bytes);
-            if (t->data)
-                m->kn.mem_download(&m->kn, host[used], from, t->bytes);
-            else
-                status = no_memory(err, p->size);
-        }
-    }
-    const char *const metadata[] = {"format", "pt", NULL};
+    tensor_list t;
+    fathom_status status = tensor_list_new(&t, 2 * m->list.count, err);
+    for (int64_t i = 0; i < m->list.count && status == FATHOM_OK; i++)
+        status = add_stored(&t, m, &m->list.items[i], err);
     if (status == FATHOM_OK)
-        status = safetensors_write(path, tensors, used, metadata, err);
-    for (size_t i = 0; host && i < used; i++)
-        free(host[i]);
-    free(host);
-    free(names);
-    free(tensors);
+        status = tensor_list_write(&t, path, err);
+    tensor_list_free(&t);
     return status;
 }
 
@@ -186,26 +221,32 @@ fathom_status model_read_values(model *m, const char *path, fathom_error *err)
     return model_read_blocks(m, &(param_block){"", m->store.values}, 1, path, err);
 }
 
+static fathom_status read_block_tensor(const model *m, const param_block *block, const param_info *p,
+                                       const safetensors *file, fathom_error *err)
+{
+    char name[TENSOR_NAME];
+    tensor_name(name, block->prefix, p, "");
+    float *host = malloc((size_t)p->size * sizeof *host);
+    if (!host)
+        return no_memory(err, p->size);
+    const fathom_status status = safetensors_read_f32(file, name, p->rank, p->shape, host, err);
+    if (status == FATHOM_OK)
+        m->kn.mem_upload(&m->kn, block->values + p->offset, host, (size_t)p->size * sizeof *host);
+    free(host);
+    return status;
+}
+
 fathom_status model_read_blocks(const model *m, const param_block *blocks, int64_t count, const char *path,
                                 fathom_error *err)
 {
     safetensors *file;
     TRY(safetensors_open(path, &file, err));
-    float *host = malloc((size_t)m->list.size * sizeof(float));
-    fathom_status status = host ? FATHOM_OK : no_memory(err, m->list.size);
-    for (int64_t b = 0; b < count && status == FATHOM_OK; b++) {
-        for (int64_t i = 0; i < m->list.count && status == FATHOM_OK; i++) {
-            const param_info *p = &m->list.items[i];
-            char name[TENSOR_NAME];
-            tensor_name(name, blocks[b].prefix, p, "");
-            status = safetensors_read_f32(file, name, p->rank, p->shape, host + p->offset, err);
-        }
-        if (status == FATHOM_OK)
-            m->kn.mem_upload(&m->kn, blocks[b].values, host, (size_t)m->list.size * sizeof(float));
-    }
+    fathom_status status = FATHOM_OK;
+    for (int64_t b = 0; b < count; b++)
+        for (int64_t i = 0; i < m->list.count && status == FATHOM_OK; i++)
+            status = read_block_tensor(m, &blocks[b], &m->list.items[i], file, err);
     if (status == FATHOM_OK && safetensors_count(file) != (size_t)(m->list.count * count))
         status = check_unread(m, blocks, count, file, err);
-    free(host);
     safetensors_close(file);
     return status;
 }
@@ -213,29 +254,15 @@ fathom_status model_read_blocks(const model *m, const param_block *blocks, int64
 fathom_status model_write_blocks(const model *m, const param_block *blocks, int64_t count, const char *path,
                                  fathom_error *err)
 {
-    const int64_t tensors = m->list.count * count;
-    float *host = malloc((size_t)(m->list.size * count) * sizeof(float));
-    safetensors_tensor *entries = calloc((size_t)tensors, sizeof *entries);
-    char(*names)[TENSOR_NAME] = calloc((size_t)tensors, sizeof *names);
-    fathom_status status = host && entries && names ? FATHOM_OK : no_memory(err, m->list.size * count);
-    if (status == FATHOM_OK) {
-        for (int64_t b = 0; b < count; b++)
-            m->kn.mem_download(&m->kn, host + b * m->list.size, blocks[b].values,
-                               (size_t)m->list.size * sizeof(float));
-        for (int64_t j = 0; j < tensors; j++) {
-            const int64_t b = j / m->list.count;
-            const param_info *p = &m->list.items[j % m->list.count];
-            tensor_name(names[j], blocks[b].prefix, p, "");
-            entries[j] = (safetensors_tensor){.name = names[j], .dtype = DTYPE_F32, .rank = p->rank,
-                                              .shape = {p->shape[0], p->shape[1]},
-                                              .data = host + b * m->list.size + p->offset,
-                                              .bytes = (size_t)p->size * sizeof(float)};
+    tensor_list t;
+    fathom_status status = tensor_list_new(&t, m->list.count * count, err);
+    for (int64_t b = 0; b < count; b++)
+        for (int64_t i = 0; i < m->list.count && status == FATHOM_OK; i++) {
+            const param_info *p = &m->list.items[i];
+            status = tensor_list_add(&t, m, blocks[b].prefix, p, "", DTYPE_F32, blocks[b].values + p->offset, err);
         }
-        const char *const metadata[] = {"format", "pt", NULL};
-        status = safetensors_write(path, entries, (size_t)tensors, metadata, err);
-    }
-    free(names);
-    free(entries);
-    free(host);
+    if (status == FATHOM_OK)
+        status = tensor_list_write(&t, path, err);
+    tensor_list_free(&t);
     return status;
 }
