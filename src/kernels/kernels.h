@@ -179,7 +179,7 @@ typedef struct kernel_sizes {
                    const float *table, const int32_t *position, int direction))                                        \
     X(void, attention_forward, (const kernels *kn, const attention_args *a))                                           \
     X(void, attention_backward, (const kernels *kn, const attention_args *a))                                          \
-    /* SwiGLU (Shazeer, 2020): gate_up [n, 2f] holds g then u;  out [n, f] = silu(g) u */                              \
+    /* SwiGLU (Shazeer, 2020): gate_up [n, 2f] holds g then u;  out [n, f] = silu(g) u;  dgate_up may be gate_up */                              \
     X(void, swiglu_forward, (const kernels *kn, float *out, const float *gate_up, int64_t n, int64_t f))               \
     X(void, swiglu_backward, (const kernels *kn, float *dgate_up, const float *dout, const float *gate_up, int64_t n, int64_t f)) \
     /* out [n, p] = silu(pre + bias), pre [n, p];  dpre from dout (may be the same), dbias += column sums */                            \

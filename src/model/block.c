@@ -46,7 +46,7 @@ void block_temps_plan(const model_config *c, arena *a, int64_t n, block_temps *o
         .dmid = floats(a, n, c->dim),
         .dh = floats(a, n, c->dim),
         .narrow = floats(a, n, larger(c->ffn, c->heads * c->head_dim)),
-        .wide = floats(a, n, larger(2 * c->ffn, qkv_width(c))),
+        .dqkv = floats(a, n, qkv_width(c)),
         .dlogit = floats(a, n, 1),
     };
 }
@@ -152,20 +152,20 @@ void block_backward(const model_env *env, const layer_params *w, const layer_par
     const model_config *c = env->config;
     const int64_t n = r->n, d = c->dim, att_width = c->heads * c->head_dim;
     linear_backward(env, t->narrow, g->down, t->du, acts->act, w->down, n, c->ffn, d);
-    kn->swiglu_backward(kn, t->wide, t->narrow, acts->gate_up, n, c->ffn);
-    linear_backward(env, t->dh, g->gate_up, t->wide, acts->h2, w->gate_up, n, d, 2 * c->ffn);
+    kn->swiglu_backward(kn, acts->gate_up, t->narrow, acts->gate_up, n, c->ffn); /* in place: less memory to move */
+    linear_backward(env, t->dh, g->gate_up, acts->gate_up, acts->h2, w->gate_up, n, d, 2 * c->ffn);
     kn->norm_backward(kn, &(norm_args){.n = n, .d = d, .x = acts->mid, .weight = w->norm2, .rstd = acts->rstd2,
                                        .dout = t->dh, .dx = t->dmid, .dweight = g->norm2, .scratch = env->scratch});
     kn->add(kn, t->du, t->dmid, n * d); /* now the gradient of a, which is in u and in mid */
     linear_backward(env, t->narrow, g->out, t->du, acts->att, w->out, n, att_width, d);
     attention_args att = attention_on(env, r, acts);
     att.dout = t->narrow;
-    att.dq = t->wide;
-    att.dk = t->wide + (att.k - att.q);
-    att.dv = t->wide + (att.v - att.q);
+    att.dq = t->dqkv;
+    att.dk = t->dqkv + (att.k - att.q);
+    att.dv = t->dqkv + (att.v - att.q);
     kn->attention_backward(kn, &att);
-    kn->rope(kn, t->wide, qkv_width(c), n, c->heads + c->kv_heads, c->head_dim, env->rope_table, r->position, -1);
-    linear_backward(env, t->dh, g->qkv, t->wide, acts->h1, w->qkv, n, d, qkv_width(c));
+    kn->rope(kn, t->dqkv, qkv_width(c), n, c->heads + c->kv_heads, c->head_dim, env->rope_table, r->position, -1);
+    linear_backward(env, t->dh, g->qkv, t->dqkv, acts->h1, w->qkv, n, d, qkv_width(c));
     kn->norm_backward(kn, &(norm_args){.n = n, .d = d, .index = r->index, .x = acts->x_in, .weight = w->norm1,
                                        .rstd = acts->rstd1, .dout = t->dh, .add = t->dmid, .dx = dx, .accumulate = true,
                                        .dweight = g->norm1, .scratch = env->scratch});

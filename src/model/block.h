@@ -47,7 +47,7 @@ typedef struct block_acts {
     float *mid;     /* [n, d] x + a, backward only */
     float *rstd2;   /* [n] backward only */
     float *h2;      /* [n, d] */
-    float *gate_up; /* [n, 2 f] */
+    float *gate_up; /* [n, 2 f]; the backward pass turns it into its own gradient */
     float *act;     /* [n, f] */
     float *u;       /* [n, d] the update */
 } block_acts;
@@ -58,7 +58,7 @@ typedef struct block_temps {
     float *dmid;   /* [n, d] */
     float *dh;     /* [n, d] */
     float *narrow; /* [n, max(f, h d_h)] */
-    float *wide;   /* [n, max(2 f, (h + 2 h_kv) d_h)] */
+    float *dqkv;   /* [n, (h + 2 h_kv) d_h] */
     float *dlogit; /* [n] */
 } block_temps;
 

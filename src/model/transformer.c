@@ -7,7 +7,7 @@
 #include "model/flops.h"
 
 /* Logits are made for HEAD_FLOATS / V rows at a time, so that [B T, V] never exists whole. */
-enum { HEAD_FLOATS = 1 << 21, HEAD_ROWS_MIN = 512 };
+enum { HEAD_FLOATS = 1 << 21, HEAD_ROWS_MIN = 1024 };
 
 struct workspace {
     const model *m;

@@ -25,12 +25,13 @@ CLONES static void swiglu_backward_rows(float *dgate_up, const float *dout, cons
                                         int64_t begin, int64_t end)
 {
     for (int64_t i = begin; i < end; i++) {
-        const float *restrict g = gate_up + i * 2 * f, *restrict u = g + f, *restrict o = dout + i * f;
-        float *restrict dg = dgate_up + i * 2 * f, *restrict du = dg + f;
+        const float *g = gate_up + i * 2 * f, *u = g + f, *o = dout + i * f;
+        float *dg = dgate_up + i * 2 * f, *du = dg + f; /* may be g and u */
+#pragma omp simd
         for (int64_t j = 0; j < f; j++) {
-            const float s = sigmoid_fast(g[j]);
-            dg[j] = o[j] * u[j] * s * (1 + g[j] * (1 - s));
-            du[j] = o[j] * g[j] * s;
+            const float gj = g[j], uj = u[j], s = sigmoid_fast(gj);
+            dg[j] = o[j] * uj * s * (1 + gj * (1 - s));
+            du[j] = o[j] * gj * s;
         }
     }
 }

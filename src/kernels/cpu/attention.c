@@ -1,6 +1,7 @@
-/* Causal attention in blocks of QUERY_BLOCK queries against all the keys they may see, so that scores take
- * threads x QUERY_BLOCK x keys floats: memory grows linearly with the sequence. Masked blocks are never computed. A block's
- * products go through the matrix library on the thread that owns the block.
+/* Causal attention in blocks of QUERY_BLOCK queries against KEY_BLOCK keys, so that a block of scores stays in the cache and
+ * memory does not grow with the sequence. Masked blocks are never computed. A block's products go through the matrix library
+ * on the thread that owns the block. The softmax over several blocks of keys keeps each row's running maximum and sum and
+ * rescales what it has (Milakov and Gimelshein, 2018; Dao et al., 2022).
  *
  * Forward: a task is (sequence, head, block of queries). Backward: a task is (sequence, key/value head), which owns its
  * columns of dk and dv, so nothing needs an atomic and sums have one order. */
@@ -8,7 +9,7 @@
 
 #include <omp.h>
 
-enum { QUERY_BLOCK = 64, FEW_QUERIES = 2, ROWS_AHEAD = 32 };
+enum { QUERY_BLOCK = 64, KEY_BLOCK = 512, FEW_QUERIES = 2, ROWS_AHEAD = 32 };
 
 typedef struct sequence_view {
     int64_t q0, m; /* first query row, queries */
@@ -26,44 +27,71 @@ static int64_t min64(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
-static size_t block_floats(int64_t keys)
+/* Floats of a thread's room: two blocks of scores, or one query's scores against all keys. */
+static size_t room_floats(int64_t keys)
 {
-    return (size_t)QUERY_BLOCK * (size_t)((keys + 15) / 16 * 16 + 16);
+    const size_t blocks = 2 * (size_t)QUERY_BLOCK * KEY_BLOCK, row = (size_t)(keys + 16);
+    return blocks > row ? blocks : row;
+}
+
+static float *room(const attention_args *a, int64_t keys)
+{
+    return (float *)a->scratch + (size_t)omp_get_thread_num() * room_floats(keys);
 }
 
 size_t cpu_attention_scratch(const kernel_sizes *s)
 {
-    return (size_t)omp_get_max_threads() * 2 * block_floats(s->keys) * sizeof(float);
+    return (size_t)omp_get_max_threads() * room_floats(s->keys) * sizeof(float);
 }
 
-/* Rows of scores [rows, keys] become probabilities; row i sees `first_visible` + i keys, the rest become 0. */
-CLONES static void softmax_rows(float *scores, int64_t rows, int64_t keys, int64_t first_visible, float *lse,
-                                int64_t lse_stride)
+/* One row of scores, n of them visible, becomes exp(score - top); returns the sum. */
+CLONES static float exp_row(float *restrict p, int64_t n, float top)
 {
-    for (int64_t i = 0; i < rows; i++) {
-        float *restrict p = scores + i * keys;
-        const int64_t visible = first_visible + i;
-        const float top = max_of(p, visible);
-        float sum = 0;
+    float sum = 0;
 #pragma omp simd reduction(+ : sum)
-        for (int64_t j = 0; j < visible; j++) {
-            p[j] = exp_fast(p[j] - top);
-            sum += p[j];
-        }
-        const float scale = 1.0f / sum;
-        for (int64_t j = 0; j < visible; j++)
-            p[j] *= scale;
-        for (int64_t j = visible; j < keys; j++)
-            p[j] = 0;
-        if (lse)
-            lse[i * lse_stride] = top + logf(sum);
+    for (int64_t j = 0; j < n; j++) {
+        p[j] = exp_fast(p[j] - top);
+        sum += p[j];
     }
+    return sum;
 }
 
-CLONES static void scale_scores(float *p, float scale, int64_t n)
+CLONES static void scale_row(float *restrict x, float factor, int64_t n)
 {
     for (int64_t j = 0; j < n; j++)
-        p[j] *= scale;
+        x[j] *= factor;
+}
+
+/* Running maximum and sum of the exponentials of each row. */
+typedef struct softmax_rows {
+    float top[QUERY_BLOCK], sum[QUERY_BLOCK];
+} softmax_rows;
+
+/* Takes in a block of scores [rows, keys], row i of which sees `visible` + i keys (some none, some all): the scores become
+ * weights towards the rows' maximum so far, and the sums (out, dh wide) are brought to it. */
+static void softmax_block(softmax_rows *r, float *scores, int64_t rows, int64_t keys, int64_t visible, bool first,
+                          float *out, int64_t out_stride, int64_t dh)
+{
+    for (int64_t i = 0; i < rows; i++) {
+        float *p = scores + i * keys;
+        const int64_t n = visible + i < keys ? visible + i : keys;
+        const float block_top = n > 0 ? max_of(p, n) : -INFINITY;
+        const float top = first || block_top > r->top[i] || block_top != block_top ? block_top : r->top[i];
+        const float sum = n > 0 ? exp_row(p, n, top) : 0;
+        for (int64_t j = n > 0 ? n : 0; j < keys; j++)
+            p[j] = 0;
+        if (first) {
+            r->sum[i] = sum;
+        } else {
+            if (top != r->top[i]) {
+                const float factor = expf(r->top[i] - top);
+                r->sum[i] *= factor;
+                scale_row(out + i * out_stride, factor, dh);
+            }
+            r->sum[i] += sum;
+        }
+        r->top[i] = top;
+    }
 }
 
 /* out [dh] = sum_j p_j v_j, in blocks of columns that stay in registers. */
@@ -116,8 +144,11 @@ static void attend_once(const attention_args *a, int64_t row, int64_t head, cons
     else
         for (int64_t j = 0; j < n; j++)
             cpu_matvec_rows(&(linear_args){.n = 1, .in = dh, .out = 1, .x = q, .w = {.data = k + j * stride}, .y = p + j}, 0, 1);
-    scale_scores(p, a->scale, n);
-    softmax_rows(p, 1, n, n, a->lse ? a->lse + row * a->heads + head : NULL, a->heads);
+    scale_row(p, a->scale, n);
+    const float top = max_of(p, n), sum = exp_row(p, n, top);
+    scale_row(p, 1 / sum, n);
+    if (a->lse)
+        a->lse[row * a->heads + head] = top + logf(sum);
     prefetch_rows(k + a->kv_head_stride, ahead);
     weighted_sum(a->out + (row * a->heads + head) * dh, p, v, stride, n, dh);
 }
@@ -129,16 +160,25 @@ static void forward_block(const kernels *kn, const attention_args *a, const sequ
     const int64_t first_visible = s->n - s->m + begin + 1, keys = first_visible + rows - 1;
     const int64_t kv_head = head / (a->heads / a->kv_heads), out_stride = a->heads * dh;
     const int64_t q_row = s->q0 + begin;
+    const float *q = a->q + q_row * a->q_stride + head * dh;
     const float *k = a->k + s->k0 * a->kv_stride + kv_head * a->kv_head_stride;
     const float *v = a->v + s->k0 * a->kv_stride + kv_head * a->kv_head_stride;
-    cpu_gemm(kn, &(gemm_args){.trans_b = true, .m = rows, .n = keys, .k = dh,
-                              .a = a->q + q_row * a->q_stride + head * dh, .lda = a->q_stride,
-                              .b = k, .ldb = a->kv_stride,
-                              .c = scores, .ldc = keys, .alpha = a->scale});
-    softmax_rows(scores, rows, keys, first_visible, a->lse ? a->lse + q_row * a->heads + head : NULL, a->heads);
-    cpu_gemm(kn, &(gemm_args){.m = rows, .n = dh, .k = keys, .a = scores, .lda = keys,
-                              .b = v, .ldb = a->kv_stride,
-                              .c = a->out + q_row * out_stride + head * dh, .ldc = out_stride, .alpha = 1});
+    float *out = a->out + q_row * out_stride + head * dh;
+    softmax_rows r;
+    for (int64_t at = 0; at < keys; at += KEY_BLOCK) {
+        const int64_t n = min64(KEY_BLOCK, keys - at);
+        cpu_gemm(kn, &(gemm_args){.trans_b = true, .m = rows, .n = n, .k = dh, .a = q, .lda = a->q_stride,
+                                  .b = k + at * a->kv_stride, .ldb = a->kv_stride, .c = scores, .ldc = n,
+                                  .alpha = a->scale});
+        softmax_block(&r, scores, rows, n, first_visible - at, at == 0, out, out_stride, dh);
+        cpu_gemm(kn, &(gemm_args){.m = rows, .n = dh, .k = n, .a = scores, .lda = n, .b = v + at * a->kv_stride,
+                                  .ldb = a->kv_stride, .c = out, .ldc = out_stride, .alpha = 1, .beta = at > 0});
+    }
+    for (int64_t i = 0; i < rows; i++) {
+        scale_row(out + i * out_stride, 1 / r.sum[i], dh);
+        if (a->lse)
+            a->lse[(q_row + i) * a->heads + head] = r.top[i] + logf(r.sum[i]);
+    }
 }
 
 /* A few queries of each sequence: decoding. A thread takes heads that follow each other. */
@@ -151,7 +191,7 @@ static void forward_few(const attention_args *a, int64_t keys)
         const int64_t head = task % a->heads, kv_head = head / (a->heads / a->kv_heads);
         const float *k = a->k + s.k0 * a->kv_stride + kv_head * a->kv_head_stride;
         const float *v = a->v + s.k0 * a->kv_stride + kv_head * a->kv_head_stride;
-        float *scores = (float *)a->scratch + (size_t)omp_get_thread_num() * 2 * block_floats(keys);
+        float *scores = room(a, keys);
         for (int64_t i = 0; i < s.m; i++)
             attend_once(a, s.q0 + i, head, k, v, s.n - s.m + i + 1, scores);
     }
@@ -177,58 +217,85 @@ void cpu_attention_forward(const kernels *kn, const attention_args *a)
         const int64_t s = task / a->heads % a->sequences, head = task % a->heads;
         const sequence_view v = view(a, s);
         if (block * QUERY_BLOCK < v.m)
-            forward_block(kn, a, &v, head, block * QUERY_BLOCK,
-                          (float *)a->scratch + (size_t)omp_get_thread_num() * 2 * block_floats(keys));
+            forward_block(kn, a, &v, head, block * QUERY_BLOCK, room(a, keys));
     }
 }
 
 /* From scores [rows, keys] and dp = dout v^T: p becomes the probabilities, dp the gradient of the scores,
- * ds = p (dp - <dout, out>); the columns past a row's last visible key become 0 in both. */
-CLONES static void score_gradients(float *scores, float *dscores, int64_t rows, int64_t keys, int64_t first_visible,
-                                   const float *lse, int64_t heads, const float *out, const float *dout,
-                                   int64_t stride, int64_t dh)
+ * ds = p (dp - <dout, out>); row i sees `visible` + i keys, past which both become 0. */
+CLONES static void score_gradients(float *scores, float *dscores, int64_t rows, int64_t keys, int64_t visible,
+                                   const float *lse, int64_t heads, const float *delta)
 {
     for (int64_t i = 0; i < rows; i++) {
         float *restrict p = scores + i * keys, *restrict dp = dscores + i * keys;
-        const int64_t visible = first_visible + i;
-        const float log_sum = lse[i * heads];
-        float delta = 0;
-#pragma omp simd reduction(+ : delta)
-        for (int64_t j = 0; j < dh; j++)
-            delta += out[i * stride + j] * dout[i * stride + j];
-        for (int64_t j = 0; j < visible; j++) {
+        const int64_t seen = visible + i < keys ? visible + i : keys, n = seen > 0 ? seen : 0;
+        const float log_sum = lse[i * heads], d = delta[i];
+        for (int64_t j = 0; j < n; j++) {
             p[j] = exp_fast(p[j] - log_sum);
-            dp[j] = p[j] * (dp[j] - delta);
+            dp[j] = p[j] * (dp[j] - d);
         }
-        for (int64_t j = visible; j < keys; j++)
+        for (int64_t j = n; j < keys; j++)
             p[j] = dp[j] = 0;
     }
 }
 
+/* delta_i = <dout_i, out_i> */
+CLONES static void row_dots(float *delta, const float *out, const float *dout, int64_t rows, int64_t stride, int64_t dh)
+{
+    for (int64_t i = 0; i < rows; i++) {
+        float sum = 0;
+#pragma omp simd reduction(+ : sum)
+        for (int64_t j = 0; j < dh; j++)
+            sum += out[i * stride + j] * dout[i * stride + j];
+        delta[i] = sum;
+    }
+}
+
+/* One block of queries against one of keys. */
+typedef struct tile {
+    int64_t rows, keys, visible; /* row i sees visible + i of the keys */
+    const float *q, *k, *v, *dout, *lse, *delta;
+    float *dq, *dk, *dv;
+    bool first_keys, first_queries; /* set dq; set dk and dv */
+} tile;
+
+static void backward_tile(const kernels *kn, const attention_args *a, const tile *t, float *scores, float *dscores)
+{
+    const int64_t dh = a->head_dim, stride = a->heads * dh, m = t->rows, n = t->keys;
+    const float beta = t->first_queries ? 0 : 1;
+    cpu_gemm(kn, &(gemm_args){.trans_b = true, .m = m, .n = n, .k = dh, .a = t->q, .lda = a->q_stride, .b = t->k,
+                              .ldb = a->kv_stride, .c = scores, .ldc = n, .alpha = a->scale});
+    cpu_gemm(kn, &(gemm_args){.trans_b = true, .m = m, .n = n, .k = dh, .a = t->dout, .lda = stride, .b = t->v,
+                              .ldb = a->kv_stride, .c = dscores, .ldc = n, .alpha = 1});
+    score_gradients(scores, dscores, m, n, t->visible, t->lse, a->heads, t->delta);
+    cpu_gemm(kn, &(gemm_args){.trans_a = true, .m = n, .n = dh, .k = m, .a = scores, .lda = n, .b = t->dout,
+                              .ldb = stride, .c = t->dv, .ldc = a->kv_stride, .alpha = 1, .beta = beta});
+    cpu_gemm(kn, &(gemm_args){.trans_a = true, .m = n, .n = dh, .k = m, .a = dscores, .lda = n, .b = t->q,
+                              .ldb = a->q_stride, .c = t->dk, .ldc = a->kv_stride, .alpha = a->scale, .beta = beta});
+    cpu_gemm(kn, &(gemm_args){.m = m, .n = dh, .k = n, .a = dscores, .lda = n, .b = t->k, .ldb = a->kv_stride, .c = t->dq,
+                              .ldc = a->q_stride, .alpha = a->scale, .beta = t->first_keys ? 0 : 1});
+}
+
 static void backward_head(const kernels *kn, const attention_args *a, const sequence_view *s, int64_t head, bool first,
-                          float *scores, float *dscores)
+                          float *scores)
 {
     const int64_t dh = a->head_dim, kv_head = head / (a->heads / a->kv_heads), stride = a->heads * dh;
-    const float *k = a->k + s->k0 * a->kv_stride + kv_head * a->kv_head_stride, *v = a->v + s->k0 * a->kv_stride + kv_head * a->kv_head_stride;
-    float *dk = a->dk + s->k0 * a->kv_stride + kv_head * a->kv_head_stride, *dv = a->dv + s->k0 * a->kv_stride + kv_head * a->kv_head_stride;
+    const int64_t kv = s->k0 * a->kv_stride + kv_head * a->kv_head_stride;
+    float *dscores = scores + (size_t)QUERY_BLOCK * KEY_BLOCK, delta[QUERY_BLOCK];
     /* from the last block of queries, which sees every key, so that it sets dk and dv and the others add to them */
     for (int64_t begin = (s->m - 1) / QUERY_BLOCK * QUERY_BLOCK; begin >= 0; begin -= QUERY_BLOCK) {
         const int64_t rows = min64(QUERY_BLOCK, s->m - begin), keys = begin + rows, row = s->q0 + begin;
-        const float *q = a->q + row * a->q_stride + head * dh, *dout = a->dout + row * stride + head * dh;
-        const float beta = first && keys == s->n ? 0 : 1;
-        cpu_gemm(kn, &(gemm_args){.trans_b = true, .m = rows, .n = keys, .k = dh, .a = q, .lda = a->q_stride, .b = k,
-                                  .ldb = a->kv_stride, .c = scores, .ldc = keys, .alpha = a->scale});
-        cpu_gemm(kn, &(gemm_args){.trans_b = true, .m = rows, .n = keys, .k = dh, .a = dout, .lda = stride, .b = v,
-                                  .ldb = a->kv_stride, .c = dscores, .ldc = keys, .alpha = 1});
-        score_gradients(scores, dscores, rows, keys, begin + 1, a->lse + row * a->heads + head, a->heads,
-                        a->out + row * stride + head * dh, dout, stride, dh);
-        cpu_gemm(kn, &(gemm_args){.trans_a = true, .m = keys, .n = dh, .k = rows, .a = scores, .lda = keys, .b = dout,
-                                  .ldb = stride, .c = dv, .ldc = a->kv_stride, .alpha = 1, .beta = beta});
-        cpu_gemm(kn, &(gemm_args){.trans_a = true, .m = keys, .n = dh, .k = rows, .a = dscores, .lda = keys, .b = q,
-                                  .ldb = a->q_stride, .c = dk, .ldc = a->kv_stride, .alpha = a->scale, .beta = beta});
-        cpu_gemm(kn, &(gemm_args){.m = rows, .n = dh, .k = keys, .a = dscores, .lda = keys, .b = k,
-                                  .ldb = a->kv_stride, .c = a->dq + row * a->q_stride + head * dh, .ldc = a->q_stride,
-                                  .alpha = a->scale});
+        const float *dout = a->dout + row * stride + head * dh;
+        row_dots(delta, a->out + row * stride + head * dh, dout, rows, stride, dh);
+        for (int64_t at = 0; at < keys; at += KEY_BLOCK) {
+            const int64_t from = kv + at * a->kv_stride;
+            const tile t = {.rows = rows, .keys = min64(KEY_BLOCK, keys - at), .visible = begin + 1 - at,
+                            .q = a->q + row * a->q_stride + head * dh, .k = a->k + from, .v = a->v + from, .dout = dout,
+                            .lse = a->lse + row * a->heads + head, .delta = delta,
+                            .dq = a->dq + row * a->q_stride + head * dh, .dk = a->dk + from, .dv = a->dv + from,
+                            .first_keys = at == 0, .first_queries = first && keys == s->n};
+            backward_tile(kn, a, &t, scores, dscores);
+        }
     }
 }
 
@@ -242,8 +309,7 @@ void cpu_attention_backward(const kernels *kn, const attention_args *a)
     for (int64_t task = 0; task < tasks; task++) {
         const int64_t kv_head = task % a->kv_heads;
         const sequence_view v = view(a, task / a->kv_heads);
-        float *scores = (float *)a->scratch + (size_t)omp_get_thread_num() * 2 * block_floats(keys);
         for (int64_t j = 0; j < group; j++)
-            backward_head(kn, a, &v, kv_head * group + j, j == 0, scores, scores + block_floats(keys));
+            backward_head(kn, a, &v, kv_head * group + j, j == 0, room(a, keys));
     }
 }
