@@ -11,6 +11,10 @@
  * sequence (its key/value cache and its position), belongs to one thread at a time and borrows its model, which must
  * outlive it. Every call that can fail returns a fathom_status and, where err is not NULL, fills *err with a message
  * that names the file, the field and the value. The library never prints and never exits.
+ *
+ * Signals: the matrix library's generated code uses the stack pointer for its own ends, so a signal handler must not run on the
+ * stack of a thread that is inside the library or of the pool it starts. Block the signals you handle in those threads (block
+ * them before the first call; the pool inherits the mask), or install handlers with SA_ONSTACK and an alternate stack.
  */
 #ifndef FATHOM_H
 #define FATHOM_H

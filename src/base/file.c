@@ -181,6 +181,12 @@ bool path_exists(const char *path)
     return stat(path, &st) == 0;
 }
 
+int64_t path_size(const char *path)
+{
+    struct stat st;
+    return stat(path, &st) == 0 ? (int64_t)st.st_size : 0;
+}
+
 bool path_is_folder(const char *path)
 {
     struct stat st;

@@ -5,6 +5,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <stdio.h>
 
 #include "base/status.h"
@@ -39,6 +40,8 @@ fathom_status folder_sync(const char *path, fathom_error *err);
 fathom_status folder_remove(const char *path, fathom_error *err);
 bool path_exists(const char *path);
 bool path_is_folder(const char *path);
+/* Bytes of a file; 0 when there is none. */
+int64_t path_size(const char *path);
 /* "a/b", malloc'd; NULL when out of memory. */
 char *path_join(const char *folder, const char *name);
 

@@ -3,6 +3,7 @@
 #define FATHOM_CLI_CLI_H
 
 #include <jansson.h>
+#include <signal.h>
 
 #include "cli/options.h"
 #include "model/config.h"
@@ -15,6 +16,7 @@ int command_eval(int argc, char **argv);
 int command_generate(int argc, char **argv);
 int command_flops(int argc, char **argv);
 int command_bench(int argc, char **argv);
+int command_convert(int argc, char **argv);
 
 /* "fathom: message" on stderr; returns the exit code. A wrong command line exits with 2, everything else with 1. */
 int cli_fail(const fathom_error *err);
@@ -23,6 +25,10 @@ int cli_usage(const fathom_error *err);
 int cli_print_json(json_t *object);
 /* A number as JSON; null when it is not finite. */
 json_t *cli_number(double value);
+
+/* From now on the first Ctrl-C sets *flag, a second one ends the process. To be called before the first parallel region: threads
+ * inherit the signal mask. */
+void interrupt_watch(volatile sig_atomic_t *flag);
 
 /* Model options, shared by every command that makes a model. */
 typedef struct model_flags {

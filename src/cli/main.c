@@ -12,7 +12,8 @@ static const struct {
     {"eval", "loss, perplexity and bits per byte of a model on text", command_eval},
     {"generate", "continue a prompt", command_generate},
     {"flops", "count a model's FLOPs, beside the plain model's", command_flops},
-    {"bench", "measure training, decoding and matrix products", command_bench},
+    {"convert", "store a model's matrices in bf16 or 8 bits", command_convert},
+    {"bench", "measure training, decoding, prefill and matrix products", command_bench},
 };
 
 static void usage(FILE *to)

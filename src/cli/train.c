@@ -25,12 +25,6 @@ typedef struct train_command {
 
 static volatile sig_atomic_t interrupted;
 
-static void on_interrupt(int signal_number)
-{
-    (void)signal_number;
-    interrupted = 1;
-}
-
 static void show_step(void *user, const train_step_info *i)
 {
     train_command *c = user;
@@ -293,8 +287,7 @@ int command_train(int argc, char **argv)
     } else {
         threads_set((int)c.threads);
         c.progress = progress_begin(5);
-        /* a second Ctrl-C ends the process at once */
-        sigaction(SIGINT, &(struct sigaction){.sa_handler = on_interrupt, .sa_flags = (int)SA_RESETHAND}, NULL);
+        interrupt_watch(&interrupted);
         status = run(&c, tok, &config, &summary, &err);
         code = status == FATHOM_OK ? report(&c, &summary) : end_with(&c, &err);
     }

@@ -39,7 +39,29 @@ check "bench gemm has gemm_gflops" test -n "$(field "$work/gemm.json" gemm_gflop
 for key in tokens_per_s ms_per_step gflops gemm_gflops utilisation; do
     check "bench train has $key" test -n "$(field "$work/bench.json" $key)"
 done
-for command in train eval generate flops bench; do
+"$fathom" bench train --steps 1 --dtype bf16 --recompute --compare-mod --profile --json $shape >"$work/bench.json" 2>"$work/err"
+for key in step_ratio flops_ratio utilisation; do
+    check "bench train --compare-mod has $key" test -n "$(field "$work/bench.json" $key)"
+done
+check "bench --profile lists operations" grep -q '^adamw ' "$work/err"
+for what in decode prefill; do
+    for weights in fp32 bf16 q8; do
+        "$fathom" bench $what --tokens 20 --rounds 1 --weights $weights --compare-mod --json $shape >"$work/bench.json" 2>/dev/null
+        for key in tokens_per_s utilisation speed_ratio; do
+            check "bench $what --weights $weights has $key" test -n "$(field "$work/bench.json" $key)"
+        done
+    done
+done
+for type in bf16 q8; do
+    "$fathom" convert "$work/run" "$work/$type" --quantize $type --json >"$work/convert.json" 2>/dev/null
+    check "convert --quantize $type makes it smaller" test "$(field "$work/convert.json" bytes)" -lt "$(field "$work/convert.json" source_bytes)"
+    check "a $type model generates" "$fathom" generate "$work/$type" --prompt "line " --max-tokens 5
+    check "a $type model evaluates in both routings" sh -c "'$fathom' eval '$work/$type' --data '$work/text.txt' && '$fathom' eval '$work/$type' --data '$work/text.txt' --routing topk"
+done
+"$fathom" train --data "$work/text.txt" --out "$work/bf16run" --steps 4 --dtype bf16 --recompute $shape $mod >/dev/null 2>"$work/err"
+check "train --dtype bf16 --recompute" test $? -eq 0
+check "memory is printed before training" grep -q '^memory .* parameters .* activations' "$work/err"
+for command in train eval generate flops bench convert; do
     check "$command --help" sh -c "'$fathom' $command --help | grep -q '^usage: fathom $command'"
 done
 printf '{"steps": 3, "layers": 2, "dim": 32, "heads": 2, "seq-len": 32, "batch": 2, "data": ["%s"]}' "$work/text.txt" >"$work/options.json"
@@ -53,6 +75,12 @@ check "a held-out file of its own" "$fathom" train --data "$work/text.txt" --val
 sums() { (cd "$work/run" && find . -type f | sort | xargs cksum); }
 before=$(sums)
 train="$fathom train --out $work/new $shape --steps 5"
+refuses "convert of a reduced model" 1 "q8: is stored in q8" "$fathom" convert "$work/q8" "$work/again" --quantize bf16
+refuses "convert onto a model" 1 "already holds a model" "$fathom" convert "$work/run" "$work/q8" --quantize q8
+refuses "convert to an unknown kind" 2 "--quantize: q3" "$fathom" convert "$work/run" "$work/again" --quantize q3
+refuses "training that cannot fit" 1 "recompute" $train --data "$work/text.txt" --batch 1000000 --seq-len 4096
+refuses "unknown dtype" 2 "--dtype: fp8" $train --data "$work/text.txt" --dtype fp8
+refuses "unknown weights" 2 "--weights: q3" "$fathom" bench decode --weights q3
 refuses "unknown command" 2 "frobnicate" "$fathom" frobnicate
 refuses "unknown flag" 2 "--bogus" $train --data "$work/text.txt" --bogus 1
 refuses "unknown flag in --config" 2 "bogus" sh -c "echo '{\"bogus\": 1}' >$work/c.json; exec $train --config $work/c.json"
@@ -130,6 +158,9 @@ fi
 "$fathom" train --data "$work/text.txt" --out "$work/int" --steps 100000 $shape >/dev/null 2>"$work/err" &
 child=$!
 while [ ! -s "$work/int/log.jsonl" ]; do sleep 0.05; done
+# matrix code that uses the stack pointer must never be under a handler: bit 1 is SIGINT
+caught=$(sed -n 's/^SigCgt:[[:space:]]*//p' /proc/$child/status)
+check "no handler runs on the threads that compute" test $((0x$caught & 2)) -eq 0
 kill -INT $child
 wait $child
 check "Ctrl-C exits with 130" test $? -eq 130

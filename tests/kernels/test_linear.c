@@ -109,6 +109,34 @@ static void check_linear(weight_type type, int64_t n, int64_t in, int64_t out, b
     free(scratch);
 }
 
+/* What packing may cost: y moves by at most sum_j |x_j| e_j, with e_j half of q8's step, or |w_j| 2^-9 for bf16. */
+static void packed_products_are_within_their_bound(void **state)
+{
+    (void)state;
+    enum { IN = 300, OUT = 50 };
+    const kernels ref = kernels_ref(), cpu = kernels_cpu();
+    float *x = normals(IN), *w = normals(OUT * IN), scale[OUT], exact[OUT], y[OUT];
+    void *packed = malloc(OUT * IN * sizeof(float));
+    ref.linear(&ref, &(linear_args){.n = 1, .in = IN, .out = OUT, .x = x, .w = {.data = w}, .y = exact});
+    for (int type = WEIGHT_BF16; type <= WEIGHT_Q8; type++) {
+        weight_pack((weight_type)type, w, OUT, IN, packed, scale);
+        cpu.linear(&cpu, &(linear_args){.n = 1, .in = IN, .out = OUT, .x = x, .y = y,
+                                        .w = {.type = (weight_type)type, .data = packed, .scale = type == WEIGHT_Q8 ? scale : NULL}});
+        double moved = 0;
+        for (int64_t r = 0; r < OUT; r++) {
+            double bound = 1e-4;
+            for (int64_t j = 0; j < IN; j++)
+                bound += fabs((double)x[j]) * (type == WEIGHT_Q8 ? 0.5 * (double)scale[r] : fabs((double)w[r * IN + j]) / 512);
+            assert_true(fabs((double)y[r] - (double)exact[r]) <= bound);
+            moved = fmax(moved, fabs((double)y[r] - (double)exact[r]));
+        }
+        assert_true(moved > 1e-4); /* it is packed */
+    }
+    free(x);
+    free(w);
+    free(packed);
+}
+
 static void linear_in_every_kind(void **state)
 {
     (void)state;
@@ -189,6 +217,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rounding_of_bf16),
         cmocka_unit_test(packing_is_off_by_half_a_step_at_most),
+        cmocka_unit_test(packed_products_are_within_their_bound),
         cmocka_unit_test(linear_in_every_kind),
         cmocka_unit_test(rows_do_not_depend_on_each_other),
         cmocka_unit_test(bf16_products),

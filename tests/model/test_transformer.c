@@ -8,18 +8,18 @@
 
 enum { B = 3 };
 
-static workspace *make_workspace(const model *m, int64_t sequences, int64_t T, bool train)
+static workspace *make_workspace(const model *m, int64_t sequences, int64_t T, workspace_kind kind)
 {
     workspace *ws;
     fathom_error err;
-    if (workspace_new(m, sequences, T, train ? WORKSPACE_TRAIN : WORKSPACE_FORWARD, &ws, &err) != FATHOM_OK)
+    if (workspace_new(m, sequences, T, kind, &ws, &err) != FATHOM_OK)
         fail_msg("%s", err.message);
     return ws;
 }
 
 static pass_result loss_of(const model *m, routing r, const int32_t *tokens, const int32_t *targets)
 {
-    workspace *ws = make_workspace(m, B, m->config.seq_len, false);
+    workspace *ws = make_workspace(m, B, m->config.seq_len, WORKSPACE_FORWARD);
     const pass_result p = transformer_loss(ws, r, false, B, m->config.seq_len, tokens, targets);
     workspace_free(ws);
     return p;
@@ -55,17 +55,79 @@ typedef struct train_result {
     float *grads;
 } train_result;
 
-static train_result gradients_of(model *m, const int32_t *tokens, const int32_t *targets)
+static train_result gradients_by(model *m, workspace_kind kind, const int32_t *tokens, const int32_t *targets)
 {
     train_result r = {.grads = calloc((size_t)m->list.size, sizeof(float))};
     model_params views;
     params_view(&m->config, &m->list, r.grads, &views);
-    workspace *ws = make_workspace(m, B, m->config.seq_len, true);
+    workspace *ws = make_workspace(m, B, m->config.seq_len, kind);
     const train_input in = {.tokens = tokens, .targets = targets, .total_targets = B * m->config.seq_len, .scale = 1,
                             .seed = 3, .noise_counter = 17};
     r.loss = transformer_train(ws, &views, &in).loss_sum;
     workspace_free(ws);
     return r;
+}
+
+static train_result gradients_of(model *m, const int32_t *tokens, const int32_t *targets)
+{
+    return gradients_by(m, WORKSPACE_TRAIN, tokens, targets);
+}
+
+/* Recomputing the activations gives the same bits, from less memory. */
+static void recomputation_changes_no_bit(void **state)
+{
+    (void)state;
+    const mod_router routers[] = {MOD_ROUTER_NONE, MOD_ROUTER_TOPK, MOD_ROUTER_TOPK, MOD_ROUTER_STOCHASTIC};
+    const mod_causal rules[] = {MOD_CAUSAL_PREDICTOR, MOD_CAUSAL_PREDICTOR, MOD_CAUSAL_AUX, MOD_CAUSAL_NOISE};
+    for (int i = 0; i < 4; i++) {
+        const model_config c = tiny_config(routers[i], i == 3 ? MOD_GATE_ONE : MOD_GATE_RAW, rules[i]);
+        model m = tiny_model(&c, 2);
+        int32_t tokens[B * 23], targets[B * 23];
+        make_batch(&m, tokens, targets);
+        const train_result kept = gradients_of(&m, tokens, targets);
+        const train_result again = gradients_by(&m, WORKSPACE_RECOMPUTE, tokens, targets);
+        assert_true(kept.loss == again.loss);
+        assert_memory_equal(kept.grads, again.grads, (size_t)m.list.size * sizeof(float));
+        free(kept.grads);
+        free(again.grads);
+        model_free(&m);
+    }
+    model_config deep = tiny_config(MOD_ROUTER_NONE, MOD_GATE_RAW, MOD_CAUSAL_PREDICTOR);
+    deep.layers = 12;
+    deep.seq_len = 1024;
+    model m = tiny_model(&deep, 2);
+    assert_true((double)workspace_bytes(&m, 8, 1024, WORKSPACE_RECOMPUTE) <
+                0.4 * (double)workspace_bytes(&m, 8, 1024, WORKSPACE_TRAIN));
+    model_free(&m);
+}
+
+/* Rounding an input to bfloat16 moves it by 2^-9 at most, a product of two by 2^-8; a gradient has gone through some 8 products
+ * a block on its way up and as many on its way down, so 16 L 2^-8 bounds its relative error, were all errors to add up.
+ * Routing by top-k is left out: a near tie may fall the other way. */
+static void bf16_gradients_are_close(void **state)
+{
+    (void)state;
+    const model_config c = tiny_config(MOD_ROUTER_NONE, MOD_GATE_RAW, MOD_CAUSAL_PREDICTOR);
+    model m = tiny_model(&c, 3);
+    int32_t tokens[B * 23], targets[B * 23];
+    if (!m.kn.bf16(&m.kn)) {
+        model_free(&m);
+        skip();
+    }
+    make_batch(&m, tokens, targets);
+    const train_result exact = gradients_of(&m, tokens, targets);
+    m.bf16 = true;
+    const train_result rounded = gradients_of(&m, tokens, targets);
+    double difference = 0, size = 0;
+    for (int64_t i = 0; i < m.list.size; i++) {
+        difference += pow((double)exact.grads[i] - (double)rounded.grads[i], 2);
+        size += pow((double)exact.grads[i], 2);
+    }
+    assert_true(sqrt(difference / size) < 16 * 4 / 256.0);
+    assert_true(sqrt(difference / size) > 1e-4); /* it did round */
+    free(exact.grads);
+    free(rounded.grads);
+    model_free(&m);
 }
 
 static void same_bits_every_time(void **state)
@@ -233,7 +295,8 @@ int main(void)
         cmocka_unit_test(full_capacity_equals_plain), cmocka_unit_test(same_bits_every_time),
         cmocka_unit_test(backends_agree),             cmocka_unit_test(flops_equal_the_formula),
         cmocka_unit_test(flops_by_hand),              cmocka_unit_test(nan_is_seen),
-        cmocka_unit_test(memory_is_linear),
+        cmocka_unit_test(memory_is_linear),           cmocka_unit_test(recomputation_changes_no_bit),
+        cmocka_unit_test(bf16_gradients_are_close),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

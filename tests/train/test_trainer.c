@@ -317,6 +317,56 @@ static void accumulation_equals_a_larger_batch(void **state)
     model_free(&b);
 }
 
+/* After 200 steps the held-out loss is that of fp32 within 1 %. */
+static void bf16_learns_as_fp32_does(void **state)
+{
+    (void)state;
+    const kernels kn = kernels_cpu();
+    if (!kn.bf16(&kn))
+        skip();
+    for (int routed = 0; routed < 2; routed++) {
+        double loss[2];
+        for (int bf16 = 0; bf16 < 2; bf16++) {
+            model m = fresh(routed ? MOD_ROUTER_TOPK : MOD_ROUTER_NONE, MOD_CAUSAL_PREDICTOR);
+            train_options o = quick(200);
+            o.bf16 = bf16;
+            char *dir = temporary_folder();
+            trainer *t = start(&m, &o, dir, false);
+            train_summary s;
+            fathom_error err;
+            assert_int_equal(trainer_run(t, NULL, NULL, &s, &err), FATHOM_OK);
+            loss[bf16] = s.topk.loss;
+            trainer_free(t);
+            remove_run(dir);
+            model_free(&m);
+        }
+        assert_float_equal(loss[1] / loss[0], 1, 0.01);
+        assert_true(loss[0] != loss[1]);
+    }
+}
+
+static void memory_is_known_beforehand(void **state)
+{
+    (void)state;
+    model m = fresh(MOD_ROUTER_TOPK, MOD_CAUSAL_PREDICTOR);
+    train_options o = quick(1);
+    const train_memory kept = train_memory_plan(&m.config, &o, true, &m.kn);
+    assert_int_equal(kept.parameters, (size_t)m.list.size * sizeof(float));
+    assert_int_equal(kept.total, kept.parameters + kept.gradients + kept.moments + kept.activations + kept.evaluation);
+    o.recompute = true;
+    assert_true(train_memory_plan(&m.config, &o, true, &m.kn).activations < kept.activations);
+    fathom_error err;
+    assert_int_equal(train_memory_check(&kept, kept.total, &err), FATHOM_OK);
+    assert_int_equal(train_memory_check(&kept, kept.total - 1, &err), FATHOM_OUT_OF_MEMORY);
+    assert_non_null(strstr(err.message, "activations"));
+    assert_non_null(strstr(err.message, "--recompute"));
+    o.batch = (int64_t)1 << 20; /* sizes that overflow are too large, not small */
+    m.config.seq_len = (int64_t)1 << 40;
+    assert_int_equal(train_memory_plan(&m.config, &o, true, &m.kn).total, SIZE_MAX);
+    m.config.seq_len = 23;
+    model_free(&m);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -324,6 +374,7 @@ int main(void)
         cmocka_unit_test(resuming_changes_no_bit), cmocka_unit_test(other_runs_are_refused),
         cmocka_unit_test(bad_steps_end_the_run),   cmocka_unit_test(budgets_and_schedule),
         cmocka_unit_test(accumulation_equals_a_larger_batch),
+        cmocka_unit_test(bf16_learns_as_fp32_does), cmocka_unit_test(memory_is_known_beforehand),
     };
     return cmocka_run_group_tests(tests, fill_text, NULL);
 }
