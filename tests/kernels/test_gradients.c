@@ -424,7 +424,7 @@ typedef struct attention_shape {
 static void attention_reference(const operation *op, double *out)
 {
     const attention_shape *s = op->shape;
-    double p[600];
+    double p[1400];
     for (int64_t b = 0; b < s->sequences; b++)
         for (int64_t i = s->q_start[b]; i < s->q_start[b + 1]; i++)
             for (int64_t h = 0; h < s->heads; h++) {
@@ -504,6 +504,10 @@ static void attention_cases(void **state)
         attention_on(&both[b], 2, 2, 16, longer, NULL, 1);
         const int32_t q[] = {0, 1, 4, 74}, kv[] = {0, 9, 12, 160};
         attention_on(&both[b], 4, 2, 8, q, kv, 3);
+        /* several blocks of keys, and sequences on either side of one */
+        const int32_t several[] = {0, 1100, 1611, 2123}, part[] = {0, 700}, cached[] = {0, 1300};
+        attention_on(&both[b], 2, 1, 8, several, NULL, 3);
+        attention_on(&both[b], 2, 1, 8, part, cached, 1);
     }
 }
 

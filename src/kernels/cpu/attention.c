@@ -1,15 +1,15 @@
-/* Causal attention in blocks of QUERY_BLOCK queries against KEY_BLOCK keys, so that a block of scores stays in the cache and
- * memory does not grow with the sequence. Masked blocks are never computed. A block's products go through the matrix library
- * on the thread that owns the block. The softmax over several blocks of keys keeps each row's running maximum and sum and
- * rescales what it has (Milakov and Gimelshein, 2018; Dao et al., 2022).
+/* Causal attention in blocks of up to QUERY_BLOCK queries against KEY_BLOCK keys, so that a block of scores stays in the cache
+ * and memory does not grow with the sequence. Masked blocks are never computed. A block's products go through the matrix
+ * library on the thread that owns the block. The softmax over several blocks of keys keeps each row's running maximum and sum
+ * and rescales what it has (Milakov and Gimelshein, 2018; Dao et al., 2022).
  *
- * Forward: a task is (sequence, head, block of queries). Backward: a task is (sequence, key/value head), which owns its
+ * Forward: a task is (sequence, head, span of queries). Backward: a task is (sequence, key/value head), which owns its
  * columns of dk and dv, so nothing needs an atomic and sums have one order. */
 #include "kernels/cpu/cpu.h"
 
 #include <omp.h>
 
-enum { QUERY_BLOCK = 64, KEY_BLOCK = 512, FEW_QUERIES = 2, ROWS_AHEAD = 32 };
+enum { QUERY_BLOCK = 128, QUERY_SPAN = 256, KEY_BLOCK = 512, FEW_QUERIES = 2, ROWS_AHEAD = 32 };
 
 typedef struct sequence_view {
     int64_t q0, m; /* first query row, queries */
@@ -20,6 +20,12 @@ static sequence_view view(const attention_args *a, int64_t s)
 {
     const int32_t *kv = a->kv_start ? a->kv_start : a->q_start;
     return (sequence_view){a->q_start[s], a->q_start[s + 1] - a->q_start[s], kv[s], kv[s + 1] - kv[s]};
+}
+
+/* Rows of a block: where a diagonal block's masked half weighs little, more of them make the products faster. */
+static int64_t query_block(const sequence_view *s)
+{
+    return s->n < KEY_BLOCK ? QUERY_BLOCK / 2 : QUERY_BLOCK;
 }
 
 static int64_t min64(int64_t a, int64_t b)
@@ -153,31 +159,35 @@ static void attend_once(const attention_args *a, int64_t row, int64_t head, cons
     weighted_sum(a->out + (row * a->heads + head) * dh, p, v, stride, n, dh);
 }
 
-static void forward_block(const kernels *kn, const attention_args *a, const sequence_view *s, int64_t head,
-                          int64_t begin, float *scores)
+/* QUERY_SPAN queries from `begin` on. Block of keys by block of keys, so that one is fetched once for all of them. */
+static void forward_span(const kernels *kn, const attention_args *a, const sequence_view *s, int64_t head, int64_t begin,
+                         float *scores)
 {
-    const int64_t dh = a->head_dim, rows = min64(QUERY_BLOCK, s->m - begin);
-    const int64_t first_visible = s->n - s->m + begin + 1, keys = first_visible + rows - 1;
-    const int64_t kv_head = head / (a->heads / a->kv_heads), out_stride = a->heads * dh;
-    const int64_t q_row = s->q0 + begin;
-    const float *q = a->q + q_row * a->q_stride + head * dh;
-    const float *k = a->k + s->k0 * a->kv_stride + kv_head * a->kv_head_stride;
-    const float *v = a->v + s->k0 * a->kv_stride + kv_head * a->kv_head_stride;
+    const int64_t block = query_block(s), count = min64(QUERY_SPAN, s->m - begin), before = s->n - s->m + begin;
+    const int64_t dh = a->head_dim, kv_head = head / (a->heads / a->kv_heads), out_stride = a->heads * dh, q_row = s->q0 + begin;
+    const int64_t kv = s->k0 * a->kv_stride + kv_head * a->kv_head_stride;
     float *out = a->out + q_row * out_stride + head * dh;
-    softmax_rows r;
-    for (int64_t at = 0; at < keys; at += KEY_BLOCK) {
-        const int64_t n = min64(KEY_BLOCK, keys - at);
-        cpu_gemm(kn, &(gemm_args){.trans_b = true, .m = rows, .n = n, .k = dh, .a = q, .lda = a->q_stride,
-                                  .b = k + at * a->kv_stride, .ldb = a->kv_stride, .c = scores, .ldc = n,
-                                  .alpha = a->scale});
-        softmax_block(&r, scores, rows, n, first_visible - at, at == 0, out, out_stride, dh);
-        cpu_gemm(kn, &(gemm_args){.m = rows, .n = dh, .k = n, .a = scores, .lda = n, .b = v + at * a->kv_stride,
-                                  .ldb = a->kv_stride, .c = out, .ldc = out_stride, .alpha = 1, .beta = at > 0});
-    }
-    for (int64_t i = 0; i < rows; i++) {
-        scale_row(out + i * out_stride, 1 / r.sum[i], dh);
+    softmax_rows r[2 * QUERY_SPAN / QUERY_BLOCK];
+    for (int64_t at = 0; at < before + count; at += KEY_BLOCK)
+        for (int64_t i = 0; i < count; i += block) {
+            const int64_t rows = min64(block, count - i), keys = before + i + rows, n = min64(KEY_BLOCK, keys - at);
+            if (n <= 0)
+                continue;
+            cpu_gemm(kn, &(gemm_args){.trans_b = true, .m = rows, .n = n, .k = dh,
+                                      .a = a->q + (q_row + i) * a->q_stride + head * dh, .lda = a->q_stride,
+                                      .b = a->k + kv + at * a->kv_stride, .ldb = a->kv_stride, .c = scores, .ldc = n,
+                                      .alpha = a->scale});
+            softmax_block(&r[i / block], scores, rows, n, before + i + 1 - at, at == 0, out + i * out_stride,
+                          out_stride, dh);
+            cpu_gemm(kn, &(gemm_args){.m = rows, .n = dh, .k = n, .a = scores, .lda = n, .b = a->v + kv + at * a->kv_stride,
+                                      .ldb = a->kv_stride, .c = out + i * out_stride, .ldc = out_stride, .alpha = 1,
+                                      .beta = at > 0});
+        }
+    for (int64_t i = 0; i < count; i++) {
+        const softmax_rows *of = &r[i / block];
+        scale_row(out + i * out_stride, 1 / of->sum[i % block], dh);
         if (a->lse)
-            a->lse[(q_row + i) * a->heads + head] = r.top[i] + logf(r.sum[i]);
+            a->lse[(q_row + i) * a->heads + head] = of->top[i % block] + logf(of->sum[i % block]);
     }
 }
 
@@ -205,19 +215,19 @@ void cpu_attention_forward(const kernels *kn, const attention_args *a)
         longest = v.m > longest ? v.m : longest;
         keys = v.n > keys ? v.n : keys;
     }
-    const int64_t blocks = (longest + QUERY_BLOCK - 1) / QUERY_BLOCK, tasks = a->sequences * a->heads * blocks;
+    const int64_t spans = (longest + QUERY_SPAN - 1) / QUERY_SPAN, tasks = a->sequences * a->heads * spans;
     if (longest <= FEW_QUERIES) {
         forward_few(a, keys);
         return;
     }
 #pragma omp parallel for schedule(dynamic) if (tasks > 1 && longest * keys * a->sequences > 1024)
     for (int64_t task = 0; task < tasks; task++) {
-        /* longest blocks first, so that the last to finish is a short one */
-        const int64_t block = blocks - 1 - task / (a->sequences * a->heads);
+        /* longest first, so that the last to finish is a short one */
+        const int64_t span = spans - 1 - task / (a->sequences * a->heads);
         const int64_t s = task / a->heads % a->sequences, head = task % a->heads;
         const sequence_view v = view(a, s);
-        if (block * QUERY_BLOCK < v.m)
-            forward_block(kn, a, &v, head, block * QUERY_BLOCK, room(a, keys));
+        if (span * QUERY_SPAN < v.m)
+            forward_span(kn, a, &v, head, span * QUERY_SPAN, room(a, keys));
     }
 }
 
@@ -276,27 +286,27 @@ static void backward_tile(const kernels *kn, const attention_args *a, const tile
                               .ldc = a->q_stride, .alpha = a->scale, .beta = t->first_keys ? 0 : 1});
 }
 
+/* Block of keys by block of keys, so that one, with its gradients, stays in the cache while the queries that see it go by. */
 static void backward_head(const kernels *kn, const attention_args *a, const sequence_view *s, int64_t head, bool first,
                           float *scores)
 {
-    const int64_t dh = a->head_dim, kv_head = head / (a->heads / a->kv_heads), stride = a->heads * dh;
+    const int64_t block = query_block(s), last = (s->m - 1) / block * block, dh = a->head_dim, stride = a->heads * dh;
+    const int64_t kv_head = head / (a->heads / a->kv_heads);
     const int64_t kv = s->k0 * a->kv_stride + kv_head * a->kv_head_stride;
     float *dscores = scores + (size_t)QUERY_BLOCK * KEY_BLOCK, delta[QUERY_BLOCK];
-    /* from the last block of queries, which sees every key, so that it sets dk and dv and the others add to them */
-    for (int64_t begin = (s->m - 1) / QUERY_BLOCK * QUERY_BLOCK; begin >= 0; begin -= QUERY_BLOCK) {
-        const int64_t rows = min64(QUERY_BLOCK, s->m - begin), keys = begin + rows, row = s->q0 + begin;
-        const float *dout = a->dout + row * stride + head * dh;
-        row_dots(delta, a->out + row * stride + head * dh, dout, rows, stride, dh);
-        for (int64_t at = 0; at < keys; at += KEY_BLOCK) {
-            const int64_t from = kv + at * a->kv_stride;
-            const tile t = {.rows = rows, .keys = min64(KEY_BLOCK, keys - at), .visible = begin + 1 - at,
+    for (int64_t at = 0; at < s->n; at += KEY_BLOCK)
+        /* from the last block of queries, which sees every key, so that it sets dk and dv and the others add to them */
+        for (int64_t begin = last; begin + block > at && begin >= 0; begin -= block) {
+            const int64_t rows = min64(block, s->m - begin), row = s->q0 + begin, from = kv + at * a->kv_stride;
+            const float *dout = a->dout + row * stride + head * dh;
+            row_dots(delta, a->out + row * stride + head * dh, dout, rows, stride, dh);
+            const tile t = {.rows = rows, .keys = min64(KEY_BLOCK, begin + rows - at), .visible = begin + 1 - at,
                             .q = a->q + row * a->q_stride + head * dh, .k = a->k + from, .v = a->v + from, .dout = dout,
                             .lse = a->lse + row * a->heads + head, .delta = delta,
                             .dq = a->dq + row * a->q_stride + head * dh, .dk = a->dk + from, .dv = a->dv + from,
-                            .first_keys = at == 0, .first_queries = first && keys == s->n};
+                            .first_keys = at == 0, .first_queries = first && begin == last};
             backward_tile(kn, a, &t, scores, dscores);
         }
-    }
 }
 
 void cpu_attention_backward(const kernels *kn, const attention_args *a)
