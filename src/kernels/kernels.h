@@ -56,9 +56,6 @@ typedef struct linear_args {
     float *y;
     bool add, bf16;
     void *scratch;
-    /* A hint: the matrix [next_out, next_in] that the next product reads, or data NULL. */
-    weight next;
-    int64_t next_out, next_in;
 } linear_args;
 
 /* RMSNorm (Zhang and Sennrich, 2019) of n rows of the stream, fused with the gather and the residual sum:

@@ -51,18 +51,11 @@ void block_temps_plan(const model_config *c, arena *a, int64_t n, block_temps *o
     };
 }
 
-/* A block's matrix with its shape. */
-typedef struct matrix {
-    weight w;
-    int64_t out, in;
-} matrix;
-
-/* y [n, out] = x [n, in] w^T (+ y); next: the matrix that follows */
-static void linear(const model_env *env, float *y, const float *x, int64_t n, matrix w, bool add, matrix next)
+/* y [n, out] = x [n, in] w^T (+ y) */
+static void linear(const model_env *env, float *y, const float *x, weight w, int64_t n, int64_t in, int64_t out, bool add)
 {
-    env->kn->linear(env->kn, &(linear_args){.n = n, .in = w.in, .out = w.out, .x = x, .w = w.w, .y = y, .add = add,
-                                            .bf16 = env->bf16, .scratch = env->scratch, .next = next.w,
-                                            .next_out = next.out, .next_in = next.in});
+    env->kn->linear(env->kn, &(linear_args){.n = n, .in = in, .out = out, .x = x, .w = w, .y = y, .add = add,
+                                            .bf16 = env->bf16, .scratch = env->scratch});
 }
 
 void linear_backward(const model_env *env, float *dx, float *dw, const float *dy, const float *x, const float *w,
@@ -119,11 +112,9 @@ void block_update(const model_env *env, const layer_params *p, const layer_weigh
     const kernels *kn = env->kn;
     const model_config *c = env->config;
     const int64_t n = r->n, d = c->dim, att_width = c->heads * c->head_dim;
-    const matrix qkv = {w->qkv, qkv_width(c), d}, out = {w->out, d, att_width}, gate_up = {w->gate_up, 2 * c->ffn, d};
-    const matrix down = {w->down, d, c->ffn}, after = {w->next, w->next_rows, d};
     kn->norm_forward(kn, &(norm_args){.n = n, .d = d, .eps = c->norm_eps, .x = x, .index = r->index, .weight = p->norm1,
                                       .out = acts->h1, .saved = acts->x_in, .rstd = acts->rstd1});
-    linear(env, acts->qkv, acts->h1, n, qkv, false, out);
+    linear(env, acts->qkv, acts->h1, w->qkv, n, d, qkv_width(c), false);
     kn->rope(kn, acts->qkv, qkv_width(c), n, c->heads + c->kv_heads, c->head_dim, env->rope_table, r->position, 1);
     attention_args att = attention_on(env, r, acts);
     int32_t cached[2] = {0, 0};
@@ -137,12 +128,12 @@ void block_update(const model_env *env, const layer_params *p, const layer_weigh
         att.kv_start = cached;
     }
     kn->attention_forward(kn, &att);
-    linear(env, acts->u, acts->att, n, out, false, gate_up);
+    linear(env, acts->u, acts->att, w->out, n, att_width, d, false);
     kn->norm_forward(kn, &(norm_args){.n = n, .d = d, .eps = c->norm_eps, .x = x, .index = r->index, .plus = acts->u,
                                       .weight = p->norm2, .out = acts->h2, .saved = acts->mid, .rstd = acts->rstd2});
-    linear(env, acts->gate_up, acts->h2, n, gate_up, false, down);
+    linear(env, acts->gate_up, acts->h2, w->gate_up, n, d, 2 * c->ffn, false);
     kn->swiglu_forward(kn, acts->act, acts->gate_up, n, c->ffn);
-    linear(env, acts->u, acts->act, n, down, true, after);
+    linear(env, acts->u, acts->act, w->down, n, c->ffn, d, true);
 }
 
 void block_backward(const model_env *env, const layer_params *w, const layer_params *g, const rows *r,

@@ -134,24 +134,6 @@ static float *next_large(cursor *at, weight *out)
     return store_values(at->store, p);
 }
 
-/* A routed layer begins with its predictor; what follows that is not known beforehand. */
-static void link_next(const model_config *c, model_weights *w, int64_t l)
-{
-    layer_weights *this = &w->layer[l];
-    const bool last = l + 1 == c->layers;
-    const layer_weights *after = last ? NULL : &w->layer[l + 1];
-    if (last) {
-        this->next = w->head;
-        this->next_rows = c->vocab;
-    } else if (!model_layer_routed(c, l + 1)) {
-        this->next = after->qkv;
-        this->next_rows = (c->heads + 2 * c->kv_heads) * c->head_dim;
-    } else if (after->fc1.data) {
-        this->next = after->fc1;
-        this->next_rows = c->mod.predictor_hidden;
-    }
-}
-
 void store_view(const model_config *c, const param_list *list, const param_store *store, model_params *out,
                 model_weights *weights)
 {
@@ -189,8 +171,6 @@ void store_view(const model_config *c, const param_list *list, const param_store
         }
     }
     out->norm = next(&at);
-    for (int64_t l = 0; l < c->layers; l++)
-        link_next(c, w, l);
 }
 
 void params_view(const model_config *c, const param_list *list, float *block, model_params *out)

@@ -54,8 +54,6 @@ typedef struct model_params {
 /* The large matrices as the forward pass reads them; data NULL where there is none. */
 typedef struct layer_weights {
     weight qkv, out, gate_up, down, fc1;
-    weight next;       /* what is read after this layer: [next_rows, d] of the next layer's, or the head */
-    int64_t next_rows;
 } layer_weights;
 
 typedef struct model_weights {
