@@ -90,6 +90,9 @@ FATHOM_API fathom_status fathom_session_new(const fathom_model *model, int64_t m
 FATHOM_API void fathom_session_free(fathom_session *session);
 /* Forgets the sequence, keeps the memory. */
 FATHOM_API void fathom_session_reset(fathom_session *session);
+/* Routed blocks take this mean share of the tokens from now on (a routed block each in proportion to its capacity); 0 = the
+ * model's own rule. FATHOM_INVALID_ARGUMENT unless `fathom calibrate` has prepared the model for it. */
+FATHOM_API fathom_status fathom_session_set_budget(fathom_session *session, double budget, fathom_error *err);
 /* Appends count tokens, causally routed; n tokens at once and n single ones give the same logits. */
 FATHOM_API fathom_status fathom_session_append(fathom_session *session, const int32_t *ids, size_t count,
                                                fathom_error *err);
@@ -110,6 +113,7 @@ typedef struct fathom_generate_options {
     uint64_t seed;
     const char *const *stop;   /* generation ends before any of these texts */
     size_t stop_count;
+    double budget;             /* see fathom_session_set_budget; 0 = the model's own */
 } fathom_generate_options;
 
 typedef struct fathom_generate_stats {

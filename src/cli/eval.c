@@ -5,6 +5,7 @@
 
 #include "cli/cli.h"
 #include "infer/session.h"
+#include "model/budget.h"
 #include "train/evaluate.h"
 
 typedef struct eval_command {
@@ -12,6 +13,7 @@ typedef struct eval_command {
     const char *routing;
     bool json;
     int64_t threads, batch, seq_len, tokens;
+    double budget;
 } eval_command;
 
 static fathom_status evaluate(const eval_command *c, const fathom_model *model_handle, corpus *data, routing r,
@@ -24,11 +26,16 @@ static fathom_status evaluate(const eval_command *c, const fathom_model *model_h
     TRY(corpus_load(c->data.items, c->data.count, model_handle->tok, 0, data, err));
     if (data->train.count < 2)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "%s: one token: there is nothing to predict", c->data.items[0]);
+    float threshold[MODEL_MAX_LAYERS];
+    if (c->budget != 0)
+        TRY(budget_thresholds(&model_handle->m.config, c->budget, threshold, err));
     const batcher b = {.tokens = data->train.tokens, .count = data->train.count, .T = T};
     evaluator e;
     fathom_status status = evaluator_init(&e, &model_handle->m, c->batch, T, err);
-    if (status == FATHOM_OK)
+    if (status == FATHOM_OK) {
+        workspace_set_thresholds(e.ws, c->budget != 0 ? threshold : NULL);
         *out = evaluator_run(&e, &b, r, c->tokens);
+    }
     evaluator_free(&e);
     return status;
 }
@@ -63,6 +70,7 @@ int command_eval(int argc, char **argv)
     const option table[] = {
         {OPTION_LIST, "data", &c.data, "PATH...", "text files, folders of text, or token shards"},
         {OPTION_TEXT, "routing", &c.routing, "R", "causal (what sampling does) or topk (as trained) (causal)"},
+        {OPTION_NUMBER, "budget", &c.budget, "X", "causal routing of this mean share of tokens; needs fathom calibrate (the model's own)"},
         {OPTION_INTEGER, "tokens", &c.tokens, "N", "tokens to read, spread over the text, 0 = all (0)"},
         {OPTION_INTEGER, "seq-len", &c.seq_len, "N", "tokens a sequence (the model's)"},
         {OPTION_INTEGER, "batch", &c.batch, "N", "sequences at a time (16)"},
@@ -85,6 +93,9 @@ int command_eval(int argc, char **argv)
         status = status_fail(&err, FATHOM_INVALID_ARGUMENT, "--routing: %s: must be topk or causal", c.routing);
     else if (status == FATHOM_OK && (c.batch < 1 || c.batch > 1 << 20))
         status = status_fail(&err, FATHOM_INVALID_ARGUMENT, "--batch: %lld: must be 1 to 1048576", (long long)c.batch);
+    else if (status == FATHOM_OK && c.budget != 0 && r == ROUTING_TOPK)
+        status = status_fail(&err, FATHOM_INVALID_ARGUMENT, "--budget: %g: goes with causal routing; topk has its fixed capacity",
+                             c.budget);
     else if (status == FATHOM_OK && c.tokens < 0)
         status = status_fail(&err, FATHOM_INVALID_ARGUMENT, "--tokens: %lld: must be 0 (all) or above", (long long)c.tokens);
     if (status != FATHOM_OK) {

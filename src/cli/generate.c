@@ -10,7 +10,7 @@ typedef struct generate_command {
     const char *prompt;
     option_list stop;
     int64_t max_tokens, top_k, seed, threads;
-    double temperature, top_p, min_p;
+    double temperature, top_p, min_p, budget;
     bool json;
     char *text; /* collected for --json */
     size_t length;
@@ -96,6 +96,7 @@ int command_generate(int argc, char **argv)
         {OPTION_NUMBER, "top-p", &c.top_p, "X", "sample among the likeliest with probability X together (1)"},
         {OPTION_NUMBER, "min-p", &c.min_p, "X", "drop tokens below X times the likeliest one's probability (0)"},
         {OPTION_INTEGER, "seed", &c.seed, "N", "of the sampling (1)"},
+        {OPTION_NUMBER, "budget", &c.budget, "X", "route this mean share of tokens; needs fathom calibrate (the model's own)"},
         {OPTION_LIST, "stop", &c.stop, "TEXT...", "end before any of these texts"},
         {OPTION_INTEGER, "threads", &c.threads, "N", "processor threads (all)"},
         {OPTION_FLAG, "json", &c.json, 0, "one JSON object on stdout"},
@@ -121,7 +122,8 @@ int command_generate(int argc, char **argv)
     fathom_generate_stats stats;
     const fathom_generate_options options = {
         .max_tokens = c.max_tokens, .temperature = (float)c.temperature, .top_k = (int32_t)c.top_k, .top_p = (float)c.top_p,
-        .min_p = (float)c.min_p, .seed = (uint64_t)c.seed, .stop = c.stop.items, .stop_count = c.stop.count};
+        .min_p = (float)c.min_p, .seed = (uint64_t)c.seed, .stop = c.stop.items, .stop_count = c.stop.count,
+        .budget = c.budget};
     status = fathom_model_load(parsed.positional[0], (int)c.threads, &loaded, &err);
     if (status == FATHOM_OK)
         status = fathom_generate(loaded, c.prompt, strlen(c.prompt), &options, c.json ? collect_piece : print_piece, &c,

@@ -194,6 +194,32 @@ static fathom_status read_per_layer(const json_fields *mod, const char *name, co
     return FATHOM_OK;
 }
 
+/* {"budgets": [n], "thresholds": [n][routed layers]} */
+static fathom_status read_calibration(const json_fields *mod, const int64_t *routed, int64_t count, model_config *c,
+                                      fathom_error *err)
+{
+    json_fields f = {.path = mod->path, .inside = "mod.calibration"};
+    const json_t *budgets, *thresholds;
+    TRY(json_field_get(mod, "calibration", JSON_OBJECT, &f.object, err));
+    TRY(json_field_get(&f, "budgets", JSON_ARRAY, &budgets, err));
+    TRY(json_field_get(&f, "thresholds", JSON_ARRAY, &thresholds, err));
+    const size_t n = json_array_size(budgets);
+    if (n > MODEL_MAX_BUDGETS)
+        return json_field_refuse(&f, "budgets", FATHOM_UNSUPPORTED, "more than 16", err);
+    if (json_array_size(thresholds) != n)
+        return json_field_refuse(&f, "thresholds", FATHOM_FORMAT, "expected one list for each of budgets", err);
+    for (size_t i = 0; i < n; i++) {
+        const json_t *list = json_array_get(thresholds, i);
+        TRY(json_value_float(&f, "budgets", json_array_get(budgets, i), &c->mod.budget[i], err));
+        if (!json_is_array(list) || json_array_size(list) != (size_t)count)
+            return json_value_refuse(&f, "thresholds", list, FATHOM_FORMAT, "expected one number for each of mod.layers", err);
+        for (int64_t l = 0; l < count; l++)
+            TRY(json_value_float(&f, "thresholds", json_array_get(list, (size_t)l), &c->mod.budget_threshold[i][routed[l]], err));
+    }
+    c->mod.budgets = (int64_t)n;
+    return FATHOM_OK;
+}
+
 /* A word of one of the X-macro lists; parse is its mod_..._parse. */
 #define READ_WORD(mod, name, parse, out)                                                \
     do {                                                                                \
@@ -222,9 +248,9 @@ static fathom_status read_mod(const json_fields *f, model_config *c, fathom_erro
     for (int64_t i = 0; i < count; i++) /* 0 would make a plain layer of it without a word */
         if (c->mod.capacity[routed[i]] == 0)
             return json_field_refuse(&mod, "capacity", FATHOM_FORMAT, "not in (0, 1]", err);
-    return json_field_has(&mod, "threshold")
-               ? read_per_layer(&mod, "threshold", routed, count, c->mod.threshold, err)
-               : FATHOM_OK;
+    if (json_field_has(&mod, "threshold"))
+        TRY(read_per_layer(&mod, "threshold", routed, count, c->mod.threshold, err));
+    return json_field_has(&mod, "calibration") ? read_calibration(&mod, routed, count, c, err) : FATHOM_OK;
 }
 
 static fathom_status read_root(const json_fields *f, model_config *c, fathom_error *err)
@@ -315,6 +341,23 @@ static int put_per_layer(json_t *mod, const model_config *c)
     return failed | json_object_set_new(mod, "threshold", threshold);
 }
 
+static int put_calibration(json_t *mod, const model_config *c)
+{
+    json_t *budgets = json_array(), *thresholds = json_array(), *both = json_object();
+    int failed = 0;
+    for (int64_t i = 0; i < c->mod.budgets; i++) {
+        json_t *list = json_array();
+        for (int64_t l = 0; l < c->layers; l++)
+            if (model_layer_routed(c, l))
+                failed |= json_array_append_new(list, json_float(c->mod.budget_threshold[i][l]));
+        failed |= json_array_append_new(budgets, json_float(c->mod.budget[i]));
+        failed |= json_array_append_new(thresholds, list);
+    }
+    failed |= json_object_set_new(both, "budgets", budgets);
+    failed |= json_object_set_new(both, "thresholds", thresholds);
+    return failed | json_object_set_new(mod, "calibration", both);
+}
+
 static int put_mod(json_t *o, const model_config *c)
 {
     json_t *mod = json_object();
@@ -324,6 +367,8 @@ static int put_mod(json_t *o, const model_config *c)
     failed |= json_object_set_new(mod, "causal", json_string(mod_causal_name(c->mod.causal)));
     failed |= json_object_set_new(mod, "aux_weight", json_float(c->mod.aux_weight));
     failed |= json_object_set_new(mod, "predictor_hidden", json_integer(c->mod.predictor_hidden));
+    if (c->mod.budgets > 0)
+        failed |= put_calibration(mod, c);
     return failed | json_object_set_new(o, "mod", mod);
 }
 

@@ -154,6 +154,8 @@ fathom_status fathom_generate(const fathom_model *model, const char *prompt, siz
         status = sampler_init(&pick, options, model->m.config.vocab, err);
     if (status == FATHOM_OK)
         status = fathom_session_new(model, (int64_t)count + options->max_tokens - 1, &session, err);
+    if (status == FATHOM_OK)
+        status = fathom_session_set_budget(session, options->budget, err);
     const double began = timing_now();
     if (status == FATHOM_OK)
         status = fathom_session_append(session, ids, count, err);

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/file.h"
+#include "model/budget.h"
 
 /* Longest part of a prompt that goes through in one pass: bounds the memory of activations. */
 enum { PREFILL_TOKENS = 1024 };
@@ -18,6 +19,7 @@ struct fathom_session {
     float *logits; /* host [V] */
     int64_t routed, routable;
     double flops;
+    float threshold[MODEL_MAX_LAYERS]; /* of a budget that was set */
 };
 
 fathom_status fathom_model_load(const char *dir, int threads, fathom_model **out, fathom_error *err)
@@ -142,6 +144,14 @@ void fathom_session_reset(fathom_session *s)
         s->cache[l].length = 0;
     s->length = s->routed = s->routable = 0;
     s->flops = 0;
+}
+
+fathom_status fathom_session_set_budget(fathom_session *s, double budget, fathom_error *err)
+{
+    if (budget != 0)
+        TRY(budget_thresholds(&s->model->m.config, budget, s->threshold, err));
+    workspace_set_thresholds(s->ws, budget != 0 ? s->threshold : NULL);
+    return FATHOM_OK;
 }
 
 fathom_status fathom_session_append(fathom_session *s, const int32_t *ids, size_t count, fathom_error *err)

@@ -14,6 +14,7 @@ typedef struct model_env {
     const kernels *kn;
     const model_config *config;
     const float *rope_table; /* [seq_len, d_h] */
+    const float *threshold;  /* [L] of the causal rule */
     bool bf16; /* training: products with bfloat16 inputs */
     void *scratch;
 } model_env;

@@ -141,12 +141,29 @@ static fathom_status check_layers(const model_config *c, fathom_error *err)
     return FATHOM_OK;
 }
 
+static fathom_status check_budgets(const model_config *c, fathom_error *err)
+{
+    TRY(check_range("mod.budgets", c->mod.budgets, 0, MODEL_MAX_BUDGETS, err));
+    for (int64_t i = 0; i < c->mod.budgets; i++) {
+        const float budget = c->mod.budget[i];
+        if (!(budget > (i ? c->mod.budget[i - 1] : 0) && budget < 1))
+            return status_fail(err, FATHOM_INVALID_ARGUMENT, "mod.calibration.budgets: %g is not in (0, 1) or not ascending",
+                               (double)budget);
+        for (int64_t l = 0; l < c->layers; l++)
+            if (!isfinite(c->mod.budget_threshold[i][l]))
+                return status_fail(err, FATHOM_INVALID_ARGUMENT, "mod.calibration.thresholds: %g of layer %lld is not finite",
+                                   (double)c->mod.budget_threshold[i][l], (long long)l);
+    }
+    return FATHOM_OK;
+}
+
 static fathom_status check_mod(const model_config *c, fathom_error *err)
 {
     TRY(check_range("mod.router", c->mod.router, 0, MOD_ROUTER_COUNT - 1, err));
     TRY(check_range("mod.gate", c->mod.gate, 0, MOD_GATE_COUNT - 1, err));
     TRY(check_range("mod.causal", c->mod.causal, 0, MOD_CAUSAL_COUNT - 1, err));
     TRY(check_layers(c, err));
+    TRY(check_budgets(c, err));
     if (!(isfinite(c->mod.aux_weight) && c->mod.aux_weight >= 0))
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "mod.aux_weight: %g is negative or not finite",
                            (double)c->mod.aux_weight);

@@ -10,7 +10,7 @@
 
 #include "base/status.h"
 
-enum { MODEL_MAX_LAYERS = 256 };
+enum { MODEL_MAX_LAYERS = 256, MODEL_MAX_BUDGETS = 16 };
 
 /* Each list: X(NAME, "text as on the command line and in config.json"). */
 #define MOD_ROUTER_LIST(X) X(NONE, "none") X(TOPK, "topk") X(STOCHASTIC, "stochastic")
@@ -39,6 +39,9 @@ typedef struct model_config {
         int64_t predictor_hidden; /* p */
         float capacity[MODEL_MAX_LAYERS];  /* per layer; 0 = plain block */
         float threshold[MODEL_MAX_LAYERS]; /* per layer: causal rule routes where its logit > threshold */
+        int64_t budgets;                   /* calibrated compute budgets, see budget.h; 0 = not calibrated */
+        float budget[MODEL_MAX_BUDGETS];   /* ascending, in (0, 1) */
+        float budget_threshold[MODEL_MAX_BUDGETS][MODEL_MAX_LAYERS];
     } mod;
 } model_config;
 
@@ -58,7 +61,7 @@ fathom_status model_config_check(const model_config *c, fathom_error *err);
 /* head_dim = dim / heads; refused when that is not whole. */
 fathom_status model_config_set_head_dim(model_config *c, fathom_error *err);
 
-/* The same model: same parameters, same mathematics. Routing fields of a plain model do not count. */
+/* The same model: same parameters, same mathematics. Routing fields of a plain model do not count, nor does calibration. */
 bool model_config_equal(const model_config *a, const model_config *b);
 
 static inline bool model_layer_routed(const model_config *c, int64_t layer)

@@ -74,7 +74,7 @@ void router_causal(const model_env *env, const layer_params *p, const layer_weig
     router_logits(env, p, in, out);
     if (w->fc1.data)
         predictor_logits(env, p, w, in, t, out);
-    kn->above(kn, out->index, out->start, out->rule, env->config->mod.threshold[in->layer], in->B, in->T);
+    kn->above(kn, out->index, out->start, out->rule, env->threshold[in->layer], in->B, in->T);
     out->n = out->start[in->B];
     kn->gather_int(kn, out->position, in->position, out->index, out->n);
 }
@@ -87,7 +87,7 @@ router_score router_learn(const model_env *env, const layer_params *p, const lay
     if (w->fc1.data)
         predictor_logits(env, p, w, in, t, r);
     bce_args bce = {.n = n, .logit = r->rule, .member = r->member, .scale = scale,
-                    .threshold = env->config->mod.threshold[in->layer], .dlogit = g ? (w->fc1.data ? t->drule : r->dlogit) : NULL};
+                    .threshold = env->threshold[in->layer], .dlogit = g ? (w->fc1.data ? t->drule : r->dlogit) : NULL};
     kn->bce(kn, &bce);
     if (g && w->fc1.data) {
         /* dhidden = drule fc2: an outer product */

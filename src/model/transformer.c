@@ -152,7 +152,8 @@ fathom_status workspace_new(const model *m, int64_t B, int64_t T, workspace_kind
     workspace *ws = calloc(1, sizeof *ws);
     if (ws) {
         *ws = (workspace){.m = m, .B = B, .T = T, .kind = kind, .bytes = bytes};
-        ws->env = (model_env){.kn = &m->kn, .config = &m->config, .rope_table = m->rope_table, .bf16 = m->bf16};
+        ws->env = (model_env){.kn = &m->kn, .config = &m->config, .rope_table = m->rope_table,
+                                .threshold = m->config.mod.threshold, .bf16 = m->bf16};
         ws->starts = calloc((size_t)((c->layers + 1) * (B + 1)), sizeof *ws->starts);
         ws->host_position = calloc((size_t)(B * T), sizeof *ws->host_position);
         ws->acts = calloc((size_t)c->layers, sizeof *ws->acts);
@@ -194,6 +195,11 @@ void workspace_set_visitor(workspace *ws, route_visitor visitor, void *user)
 {
     ws->visitor = visitor;
     ws->visitor_user = user;
+}
+
+void workspace_set_thresholds(workspace *ws, const float *threshold)
+{
+    ws->env.threshold = threshold ? threshold : ws->m->config.mod.threshold;
 }
 
 /* What one pass is about. */

@@ -65,5 +65,7 @@ int64_t workspace_logit_rows(const workspace *ws);
  * layer's unless a visitor sees them as they are made. */
 typedef void (*route_visitor)(void *user, int64_t layer, const route *r, int64_t B, int64_t T);
 void workspace_set_visitor(workspace *ws, route_visitor visitor, void *user);
+/* The causal rule's thresholds [L], borrowed; NULL = the configuration's own. */
+void workspace_set_thresholds(workspace *ws, const float *threshold);
 
 #endif

@@ -52,6 +52,13 @@ for what in decode prefill; do
         done
     done
 done
+cp -r "$work/run" "$work/dial"
+"$fathom" calibrate "$work/dial" --data "$work/text.txt" --tokens 4096 --json >"$work/calibrate.json" 2>/dev/null
+check "calibrate --json has points" grep -q '"routed_fraction"' "$work/calibrate.json"
+"$fathom" eval "$work/dial" --data "$work/text.txt" --budget 0.5 --json >"$work/eval.json" 2>/dev/null
+check "eval --budget routes that share" awk "BEGIN { exit !($(field "$work/eval.json" routed_fraction) > 0.45 && $(field "$work/eval.json" routed_fraction) < 0.55) }"
+check "generate --budget" "$fathom" generate "$work/dial" --prompt "line " --max-tokens 5 --budget 0.06
+check "a calibrated model is still read" "$fathom" eval "$work/dial" --data "$work/text.txt" --routing topk
 for type in bf16 q8; do
     "$fathom" convert "$work/run" "$work/$type" --quantize $type --json >"$work/convert.json" 2>/dev/null
     check "convert --quantize $type makes it smaller" test "$(field "$work/convert.json" bytes)" -lt "$(field "$work/convert.json" source_bytes)"
@@ -131,6 +138,12 @@ broken && echo '{' >"$work/bad/config.json" && hostile "config.json that is not 
 broken && echo '{}' >"$work/bad/tokenizer.json" && hostile "tokenizer.json without a model" "tokenizer.json"
 broken && echo '{"format": 1}' >"$work/bad/trainer/state.json" &&
     refuses "state.json without its fields" 1 "state.json" "$fathom" train --data "$work/text.txt" --out "$work/bad" --resume $shape $mod
+refuses "budget of a model that is not calibrated" 1 "calibrate" "$fathom" eval "$work/run" --data "$work/text.txt" --budget 0.1
+refuses "budget outside what was calibrated" 1 "budget" "$fathom" generate "$work/dial" --prompt a --max-tokens 5 --budget 0.95
+refuses "budget of top-k routing" 2 "--budget" "$fathom" eval "$work/dial" --data "$work/text.txt" --budget 0.1 --routing topk
+"$fathom" train --data "$work/text.txt" --out "$work/plain" --steps 2 $shape >/dev/null 2>&1
+refuses "calibrating a plain model" 1 "plain" "$fathom" calibrate "$work/plain" --data "$work/text.txt"
+refuses "calibrating without text" 2 "--data" "$fathom" calibrate "$work/dial"
 check "nothing on disk was harmed" test "$(sums)" = "$before"
 check "refused runs leave no model" test ! -e "$work/new/model.safetensors"
 

@@ -1,0 +1,118 @@
+/* Calibration of compute budgets: see calibrate.h. */
+#include "infer/calibrate.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+#include "model/budget.h"
+#include "train/evaluate.h"
+
+/* Passes over the text for a budget. The first begins at the thresholds of the budget before it, and each pass makes exact
+ * what the layers before have already settled. */
+enum { PASSES = 3 };
+
+/* The causal rule's logits of every routed layer. */
+typedef struct collected {
+    float *logit; /* [L, capacity] */
+    int64_t count[MODEL_MAX_LAYERS], capacity;
+} collected;
+
+static void collect(void *user, int64_t layer, const route *r, int64_t B, int64_t T)
+{
+    collected *c = user;
+    float *to = c->logit + layer * c->capacity;
+    for (int64_t i = 0; i < B * T && c->count[layer] < c->capacity; i++)
+        to[c->count[layer]++] = r->rule[i];
+}
+
+static int descending(const void *a, const void *b)
+{
+    const float x = *(const float *)a, y = *(const float *)b;
+    return (x < y) - (x > y);
+}
+
+/* Between the last logit that passes and the first that does not. */
+static float threshold_for(float *logit, int64_t n, double share)
+{
+    const int64_t passing = llround(share * (double)n);
+    qsort(logit, (size_t)n, sizeof *logit, descending);
+    if (passing <= 0)
+        return logit[0];
+    if (passing >= n)
+        return logit[n - 1] - 1;
+    return 0.5f * (logit[passing - 1] + logit[passing]);
+}
+
+/* Windows of whole length, next to those that evaluator_run reads, so that fitting and measuring do not share text. */
+static void run_windows(evaluator *e, const batcher *b, int64_t windows)
+{
+    const int64_t all = (b->count - 1) / b->T;
+    for (int64_t w = 0; w < windows;) {
+        int64_t B = 0;
+        for (; B < e->B && w < windows; B++, w++)
+            batcher_heldout(b, (w * all / windows + 1) % all, e->tokens + B * e->T, e->targets + B * e->T);
+        transformer_loss(e->ws, ROUTING_CAUSAL, false, B, e->T, e->tokens, e->targets);
+    }
+}
+
+static void fit(model *m, evaluator *e, const batcher *b, double budget, int64_t windows, collected *seen, float *threshold)
+{
+    const model_config *c = &m->config;
+    workspace_set_visitor(e->ws, collect, seen);
+    workspace_set_thresholds(e->ws, threshold);
+    for (int pass = 0; pass < PASSES; pass++) {
+        for (int64_t l = 0; l < c->layers; l++)
+            seen->count[l] = 0;
+        run_windows(e, b, windows);
+        for (int64_t l = 0; l < c->layers; l++)
+            if (model_layer_routed(c, l))
+                threshold[l] = threshold_for(seen->logit + l * seen->capacity, seen->count[l], budget_share(c, l, budget));
+    }
+    workspace_set_visitor(e->ws, NULL, NULL);
+}
+
+static fathom_status check(const model *m, const calibrate_input *in, fathom_error *err)
+{
+    const int64_t T = m->config.seq_len;
+    if (m->config.mod.router == MOD_ROUTER_NONE)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "a plain model has no routing to calibrate");
+    if (in->text->count <= T)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "text of %lld tokens: calibration needs more than the model's %lld",
+                           (long long)in->text->count, (long long)T);
+    if (in->count < 1 || in->count > MODEL_MAX_BUDGETS)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "budgets: %lld of them: must be 1 to %d", (long long)in->count,
+                           MODEL_MAX_BUDGETS);
+    for (int64_t i = 0; i < in->count; i++)
+        if (!(in->budgets[i] > (i ? in->budgets[i - 1] : 0) && in->budgets[i] < 1))
+            return status_fail(err, FATHOM_INVALID_ARGUMENT, "budgets: %g: must be in (0, 1), ascending", in->budgets[i]);
+    return FATHOM_OK;
+}
+
+fathom_status calibrate(model *m, const calibrate_input *in, calibration_point *points, fathom_error *err)
+{
+    TRY(check(m, in, err));
+    model_config *c = &m->config;
+    const int64_t T = c->seq_len, all = (in->text->count - 1) / T, wanted = (in->tokens + T - 1) / T;
+    const int64_t windows = wanted < 1 ? 1 : wanted < all ? wanted : all;
+    const batcher b = {.tokens = in->text->tokens, .count = in->text->count, .T = T};
+    collected seen = {.logit = calloc((size_t)(c->layers * windows * T), sizeof(float)), .capacity = windows * T};
+    evaluator e = {0};
+    float threshold[MODEL_MAX_LAYERS];
+    fathom_status status = seen.logit ? evaluator_init(&e, m, in->batch, T, err)
+                                      : status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
+    for (int64_t l = 0; l < c->layers; l++)
+        threshold[l] = c->mod.threshold[l];
+    for (int64_t i = 0; i < in->count && status == FATHOM_OK; i++) {
+        fit(m, &e, &b, in->budgets[i], windows, &seen, threshold);
+        const evaluation measured = evaluator_run(&e, &b, ROUTING_CAUSAL, windows * T);
+        points[i] = (calibration_point){in->budgets[i], measured.routed_fraction, measured.loss};
+        c->mod.budget[i] = (float)in->budgets[i];
+        for (int64_t l = 0; l < c->layers; l++)
+            c->mod.budget_threshold[i][l] = model_layer_routed(c, l) ? threshold[l] : 0;
+    }
+    if (status == FATHOM_OK)
+        c->mod.budgets = in->count;
+    evaluator_free(&e);
+    free(seen.logit);
+    return status;
+}

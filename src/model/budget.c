@@ -1,0 +1,38 @@
+/* Thresholds for a compute budget: see budget.h. */
+#include "model/budget.h"
+
+#include <math.h>
+
+double budget_share(const model_config *c, int64_t layer, double budget)
+{
+    double sum = 0;
+    for (int64_t l = 0; l < c->layers; l++)
+        sum += model_layer_routed(c, l) ? (double)c->mod.capacity[l] : 0;
+    const double share = budget * (double)c->mod.capacity[layer] * (double)model_routed_layers(c) / sum;
+    return share < 1 ? share : 1;
+}
+
+fathom_status budget_thresholds(const model_config *c, double budget, float *threshold, fathom_error *err)
+{
+    const int64_t n = c->mod.budgets;
+    const float *known = c->mod.budget;
+    if (c->mod.router == MOD_ROUTER_NONE)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "budget: %g: a plain model has no budget to choose", budget);
+    if (n == 0)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "budget: %g: the model is not calibrated (fathom calibrate)", budget);
+    if (!(budget >= (double)known[0] - 1e-6 && budget <= (double)known[n - 1] + 1e-6))
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "budget: %g: the model is calibrated for %g to %g", budget,
+                           (double)known[0], (double)known[n - 1]);
+    int64_t above = 1;
+    while (above < n - 1 && budget > (double)known[above])
+        above++;
+    const int64_t below = n > 1 ? above - 1 : 0;
+    above = n > 1 ? above : 0;
+    const double width = log((double)known[above]) - log((double)known[below]);
+    const double part = width > 0 ? fmin(1, fmax(0, (log(budget) - log((double)known[below])) / width)) : 0;
+    for (int64_t l = 0; l < c->layers; l++) {
+        const double low = (double)c->mod.budget_threshold[below][l], high = (double)c->mod.budget_threshold[above][l];
+        threshold[l] = model_layer_routed(c, l) ? (float)(low + part * (high - low)) : 0;
+    }
+    return FATHOM_OK;
+}

@@ -1,0 +1,199 @@
+/* The compute budget: calibrated thresholds let through what was asked, prefill equals steps at every budget, the calibration
+ * survives config.json, and what cannot be is refused. */
+#include <math.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "format/hf_config.h"
+#include "infer/calibrate.h"
+#include "infer/session.h"
+#include "model/budget.h"
+#include "model/tiny.h"
+#include "train/evaluate.h"
+
+enum { T = 23, TOKENS = 40000, COUNT = 5 };
+static const double budgets[COUNT] = {0.03, 0.06, 0.125, 0.25, 0.5};
+static int32_t text[TOKENS];
+
+static const struct {
+    mod_router router;
+    mod_gate gate;
+    mod_causal causal;
+} kinds[] = {{MOD_ROUTER_TOPK, MOD_GATE_RAW, MOD_CAUSAL_PREDICTOR},
+             {MOD_ROUTER_TOPK, MOD_GATE_SIGMOID, MOD_CAUSAL_AUX},
+             {MOD_ROUTER_STOCHASTIC, MOD_GATE_ONE, MOD_CAUSAL_NOISE}};
+enum { KINDS = sizeof kinds / sizeof *kinds };
+
+static fathom_model calibrated(int kind, calibration_point points[COUNT])
+{
+    const model_config c = tiny_config(kinds[kind].router, kinds[kind].gate, kinds[kind].causal);
+    fathom_model owner = {.m = tiny_model(&c, 31 + (uint64_t)kind)};
+    const corpus_part part = {.tokens = text, .count = TOKENS, .bytes = TOKENS};
+    const calibrate_input in = {.text = &part, .tokens = TOKENS / 2, .batch = 16, .budgets = budgets, .count = COUNT};
+    fathom_error err;
+    tiny_tokens(text, TOKENS, c.vocab, 5);
+    if (calibrate(&owner.m, &in, points, &err) != FATHOM_OK)
+        fail_msg("%s", err.message);
+    return owner;
+}
+
+/* Routed share and logits after the whole of `tokens`, in one go or one by one. */
+static double run(fathom_session *s, const int32_t *tokens, size_t n, size_t step, float *logits)
+{
+    fathom_error err;
+    fathom_session_reset(s);
+    for (size_t i = 0; i < n; i += step)
+        if (fathom_session_append(s, tokens + i, n - i < step ? n - i : step, &err) != FATHOM_OK)
+            fail_msg("%s", err.message);
+    memcpy(logits, fathom_session_logits(s), 37 * sizeof *logits);
+    return fathom_session_routed_fraction(s);
+}
+
+static void shares_are_as_asked(void **state)
+{
+    (void)state;
+    for (int kind = 0; kind < KINDS; kind++) {
+        calibration_point points[COUNT];
+        fathom_model owner = calibrated(kind, points);
+        fathom_error err;
+        evaluator e;
+        float threshold[MODEL_MAX_LAYERS], previous = INFINITY;
+        const batcher b = {.tokens = text, .count = TOKENS, .T = T};
+        for (int i = 0; i < COUNT; i++) {
+            assert_true(fabs(points[i].routed_fraction / budgets[i] - 1) < 0.1);
+            assert_true(isfinite(points[i].loss));
+        }
+        assert_int_equal(evaluator_init(&e, &owner.m, 16, T, &err), FATHOM_OK);
+        const double asked[] = {0.03, 0.045, 0.06, 0.1, 0.125, 0.2, 0.25}; /* some of them between what was calibrated */
+        for (size_t i = 0; i < sizeof asked / sizeof *asked; i++) {
+            assert_int_equal(budget_thresholds(&owner.m.config, asked[i], threshold, &err), FATHOM_OK);
+            workspace_set_thresholds(e.ws, threshold);
+            const evaluation measured = evaluator_run(&e, &b, ROUTING_CAUSAL, 0);
+            assert_true(fabs(measured.routed_fraction / asked[i] - 1) < 0.1);
+            assert_true(threshold[1] < previous);
+            previous = threshold[1];
+        }
+        evaluator_free(&e);
+        model_free(&owner.m);
+    }
+}
+
+static void a_layer_takes_its_part(void **state)
+{
+    (void)state;
+    model_config c = tiny_config(MOD_ROUTER_TOPK, MOD_GATE_RAW, MOD_CAUSAL_AUX); /* capacities 0.25 and 0.4 */
+    assert_float_equal(budget_share(&c, 1, 0.13) + budget_share(&c, 3, 0.13), 0.26, 1e-6);
+    assert_float_equal(budget_share(&c, 1, 0.13) / budget_share(&c, 3, 0.13), 0.625, 1e-6);
+    assert_float_equal(budget_share(&c, 3, 0.99), 1, 0);
+}
+
+static void prefill_equals_steps(void **state)
+{
+    (void)state;
+    for (int kind = 0; kind < KINDS; kind++) {
+        calibration_point points[COUNT];
+        fathom_model owner = calibrated(kind, points);
+        fathom_session *s;
+        fathom_error err;
+        float own[37], whole[37], steps[37], again[37];
+        assert_int_equal(fathom_session_new(&owner, 0, &s, &err), FATHOM_OK);
+        const double share = run(s, text, T, T, own);
+        for (int i = 0; i < COUNT; i++) {
+            double most = 0;
+            assert_int_equal(fathom_session_set_budget(s, budgets[i], &err), FATHOM_OK);
+            assert_float_equal(run(s, text, T, T, whole), run(s, text, T, 1, steps), 0);
+            for (int j = 0; j < 37; j++)
+                most = fmax(most, fabs((double)(whole[j] - steps[j])) / (1 + fabs((double)steps[j])));
+            assert_true(most < 1e-4);
+        }
+        assert_int_equal(fathom_session_set_budget(s, 0, &err), FATHOM_OK);
+        assert_float_equal(run(s, text, T, T, again), share, 0);
+        assert_memory_equal(own, again, sizeof own);
+        fathom_session_free(s);
+        model_free(&owner.m);
+    }
+}
+
+static void config_keeps_it(void **state)
+{
+    (void)state;
+    calibration_point points[COUNT];
+    fathom_model owner = calibrated(0, points);
+    const model_config *c = &owner.m.config;
+    model_config back;
+    fathom_error err;
+    char folder[] = "/tmp/fathom-budget-XXXXXX", path[64];
+    assert_non_null(mkdtemp(folder));
+    snprintf(path, sizeof path, "%s/config.json", folder);
+    assert_int_equal(hf_config_write(path, c, WEIGHT_F32, &err), FATHOM_OK);
+    assert_int_equal(hf_config_read(path, &back, &err), FATHOM_OK);
+    assert_int_equal(back.mod.budgets, COUNT);
+    assert_memory_equal(back.mod.budget, c->mod.budget, sizeof c->mod.budget);
+    assert_memory_equal(back.mod.budget_threshold, c->mod.budget_threshold, sizeof c->mod.budget_threshold);
+    /* broken in each of its places */
+    const char *const broken[][2] = {{"\"budgets\": [", "\"budgets\": [7,"}, {"\"budgets\"", "\"budgetz\""},
+                                     {"\"thresholds\": [", "\"thresholds\": [[1],"}, {"\"thresholds\": [", "\"thresholds\": [1,"}};
+    for (size_t i = 0; i < sizeof broken / sizeof *broken; i++) {
+        char command[256];
+        snprintf(command, sizeof command, "sed 's/%s/%s/' '%s/config.json' >'%s/broken.json'", broken[i][0], broken[i][1], folder, folder);
+        if (broken[i][0][strlen(broken[i][0]) - 1] == '[') /* sed: a bracket is itself after a backslash */
+            snprintf(command, sizeof command, "sed 's/%.*s\\[/%s/' '%s/config.json' >'%s/broken.json'",
+                     (int)strlen(broken[i][0]) - 1, broken[i][0], broken[i][1], folder, folder);
+        assert_int_equal(system(command), 0);
+        snprintf(path, sizeof path, "%s/broken.json", folder);
+        assert_int_equal(hf_config_read(path, &back, &err), FATHOM_FORMAT);
+        assert_non_null(strstr(err.message, "calibration"));
+    }
+    assert_int_equal(folder_remove(folder, &err), FATHOM_OK);
+    model_free(&owner.m);
+}
+
+static void refused(const model_config *c, double budget, const char *word)
+{
+    float threshold[MODEL_MAX_LAYERS];
+    fathom_error err;
+    assert_int_equal(budget_thresholds(c, budget, threshold, &err), FATHOM_INVALID_ARGUMENT);
+    if (!strstr(err.message, word))
+        fail_msg("\"%s\" does not say \"%s\"", err.message, word);
+}
+
+static void what_cannot_be_is_refused(void **state)
+{
+    (void)state;
+    model_config c = tiny_config(MOD_ROUTER_NONE, MOD_GATE_RAW, MOD_CAUSAL_PREDICTOR);
+    refused(&c, 0.1, "plain");
+    model plain = tiny_model(&c, 1);
+    corpus_part part = {.tokens = text, .count = TOKENS, .bytes = TOKENS};
+    calibrate_input in = {.text = &part, .tokens = 100, .batch = 2, .budgets = budgets, .count = COUNT};
+    calibration_point points[COUNT];
+    fathom_error err;
+    assert_int_equal(calibrate(&plain, &in, points, &err), FATHOM_INVALID_ARGUMENT);
+    assert_non_null(strstr(err.message, "plain"));
+    model_free(&plain);
+    c = tiny_config(MOD_ROUTER_TOPK, MOD_GATE_RAW, MOD_CAUSAL_PREDICTOR);
+    refused(&c, 0.1, "calibrate");
+    fathom_model owner = calibrated(0, points);
+    refused(&owner.m.config, 0.02, "0.03");
+    refused(&owner.m.config, 0.51, "0.5");
+    refused(&owner.m.config, -1, "calibrated for");
+    refused(&owner.m.config, NAN, "calibrated for");
+    part.count = T;
+    assert_int_equal(calibrate(&owner.m, &in, points, &err), FATHOM_INVALID_ARGUMENT);
+    assert_non_null(strstr(err.message, "23"));
+    part.count = TOKENS;
+    const double descending[] = {0.2, 0.1};
+    in.budgets = descending;
+    in.count = 2;
+    assert_int_equal(calibrate(&owner.m, &in, points, &err), FATHOM_INVALID_ARGUMENT);
+    model_free(&owner.m);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(shares_are_as_asked), cmocka_unit_test(a_layer_takes_its_part), cmocka_unit_test(prefill_equals_steps),
+        cmocka_unit_test(config_keeps_it), cmocka_unit_test(what_cannot_be_is_refused),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
