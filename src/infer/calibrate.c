@@ -7,9 +7,8 @@
 #include "model/budget.h"
 #include "train/evaluate.h"
 
-/* Passes over the text for a budget. The first begins at the thresholds of the budget before it, and each pass makes exact
- * what the layers before have already settled. */
-enum { PASSES = 3 };
+/* Thresholds are settled when every layer lets through its share within this part of it. */
+static const double tolerance = 0.01;
 
 /* The causal rule's logits of every routed layer. */
 typedef struct collected {
@@ -55,18 +54,36 @@ static void run_windows(evaluator *e, const batcher *b, int64_t windows)
     }
 }
 
+/* New thresholds from what was seen; true when the old ones were good already. */
+static bool settle(const model_config *c, double budget, const collected *seen, float *threshold)
+{
+    bool settled = true;
+    for (int64_t l = 0; l < c->layers; l++) {
+        if (!model_layer_routed(c, l))
+            continue;
+        float *logit = seen->logit + l * seen->capacity;
+        const double share = budget_share(c, l, budget);
+        int64_t passed = 0;
+        for (int64_t i = 0; i < seen->count[l]; i++)
+            passed += logit[i] > threshold[l];
+        settled &= fabs((double)passed / (double)seen->count[l] - share) <= tolerance * share;
+        threshold[l] = threshold_for(logit, seen->count[l], share);
+    }
+    return settled;
+}
+
+/* A pass makes exact at least the first layer that those before it have not, so as many as there are routed layers suffice. */
 static void fit(model *m, evaluator *e, const batcher *b, double budget, int64_t windows, collected *seen, float *threshold)
 {
     const model_config *c = &m->config;
+    bool settled = false;
     workspace_set_visitor(e->ws, collect, seen);
     workspace_set_thresholds(e->ws, threshold);
-    for (int pass = 0; pass < PASSES; pass++) {
+    for (int64_t pass = 0; pass <= model_routed_layers(c) && !settled; pass++) {
         for (int64_t l = 0; l < c->layers; l++)
             seen->count[l] = 0;
         run_windows(e, b, windows);
-        for (int64_t l = 0; l < c->layers; l++)
-            if (model_layer_routed(c, l))
-                threshold[l] = threshold_for(seen->logit + l * seen->capacity, seen->count[l], budget_share(c, l, budget));
+        settled = settle(c, budget, seen, threshold);
     }
     workspace_set_visitor(e->ws, NULL, NULL);
 }
