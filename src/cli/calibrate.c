@@ -5,8 +5,8 @@
 #include "base/file.h"
 #include "cli/cli.h"
 #include "format/hf_config.h"
-#include "infer/calibrate.h"
 #include "infer/session.h"
+#include "train/calibrate.h"
 
 static const double default_budgets[] = {0.01, 0.02, 0.03, 0.045, 0.06, 0.09, 0.125, 0.18, 0.25, 0.35, 0.5, 0.7};
 enum { BUDGETS = sizeof default_budgets / sizeof *default_budgets };

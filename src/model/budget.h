@@ -1,7 +1,7 @@
 /* The compute budget of causal routing: one model, several speeds. A budget is the mean share of tokens that routed blocks
  * take; a layer's own share is in proportion to its capacity,
  *     share_l = min(1, budget c_l / mean of c over routed layers).
- * Calibration (infer/calibrate.h) finds for some budgets the thresholds that let these shares through; between two of them a
+ * Calibration (train/calibrate.h) finds for some budgets the thresholds that let these shares through; between two of them a
  * threshold is interpolated linearly in log(budget). */
 #ifndef FATHOM_MODEL_BUDGET_H
 #define FATHOM_MODEL_BUDGET_H

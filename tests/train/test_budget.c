@@ -6,10 +6,10 @@
 
 #include "base/file.h"
 #include "format/hf_config.h"
-#include "infer/calibrate.h"
 #include "infer/session.h"
 #include "model/budget.h"
 #include "model/tiny.h"
+#include "train/calibrate.h"
 #include "train/evaluate.h"
 
 enum { T = 23, TOKENS = 40000, COUNT = 5 };

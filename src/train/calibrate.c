@@ -1,5 +1,5 @@
 /* Calibration of compute budgets: see calibrate.h. */
-#include "infer/calibrate.h"
+#include "train/calibrate.h"
 
 #include <math.h>
 #include <stdlib.h>

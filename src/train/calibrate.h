@@ -1,6 +1,6 @@
 /* Finding the thresholds of causal routing for several compute budgets, from the causal rule's logits on text. */
-#ifndef FATHOM_INFER_CALIBRATE_H
-#define FATHOM_INFER_CALIBRATE_H
+#ifndef FATHOM_TRAIN_CALIBRATE_H
+#define FATHOM_TRAIN_CALIBRATE_H
 
 #include "model/model.h"
 #include "text/corpus.h"
