@@ -17,6 +17,7 @@ int command_generate(int argc, char **argv);
 int command_flops(int argc, char **argv);
 int command_bench(int argc, char **argv);
 int command_calibrate(int argc, char **argv);
+int command_inspect(int argc, char **argv);
 int command_convert(int argc, char **argv);
 
 /* "fathom: message" on stderr; returns the exit code. A wrong command line exits with 2, everything else with 1. */

@@ -12,6 +12,7 @@ static const struct {
     {"eval", "loss, perplexity and bits per byte of a model on text", command_eval},
     {"generate", "continue a prompt", command_generate},
     {"flops", "count a model's FLOPs, beside the plain model's", command_flops},
+    {"inspect", "show which token went through which block", command_inspect},
     {"calibrate", "prepare a model for several compute budgets", command_calibrate},
     {"convert", "store a model's matrices in bf16 or 8 bits", command_convert},
     {"bench", "measure training, decoding, prefill and matrix products", command_bench},

@@ -409,6 +409,11 @@ pass_result transformer_loss(workspace *ws, routing r, bool score_rule, int64_t 
     return p.result;
 }
 
+void workspace_token_losses(const workspace *ws, int64_t n, float *host)
+{
+    ws->env.kn->mem_download(ws->env.kn, host, ws->loss, (size_t)n * sizeof *host);
+}
+
 void transformer_append(workspace *ws, kv_layer *cache, int64_t position, const int32_t *tokens, int64_t count,
                         int64_t wanted, float *logits, pass_result *result)
 {

@@ -54,6 +54,9 @@ pass_result transformer_train(workspace *ws, const model_params *grads, const tr
 pass_result transformer_loss(workspace *ws, routing r, bool score_rule, int64_t B, int64_t T, const int32_t *tokens,
                              const int32_t *targets);
 
+/* The losses of the first n rows [B, T] of the last pass that had targets, into host [n]. */
+void workspace_token_losses(const workspace *ws, int64_t n, float *host);
+
 /* Causal inference of one sequence: appends count tokens, the first at `position`, to the caches [L] and leaves the logits of the last
  * `wanted` tokens (<= count, at most the head's block) in logits [wanted, V], host. */
 void transformer_append(workspace *ws, kv_layer *cache, int64_t position, const int32_t *tokens, int64_t count,

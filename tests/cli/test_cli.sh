@@ -59,6 +59,19 @@ check "calibrate --json has points" grep -q '"routed_fraction"' "$work/calibrate
 check "eval --budget routes that share" awk "BEGIN { exit !($(field "$work/eval.json" routed_fraction) > 0.45 && $(field "$work/eval.json" routed_fraction) < 0.55) }"
 check "generate --budget" "$fathom" generate "$work/dial" --prompt "line " --max-tokens 5 --budget 0.06
 check "a calibrated model is still read" "$fathom" eval "$work/dial" --data "$work/text.txt" --routing topk
+"$fathom" inspect "$work/run" --text "line 7 of a text" --json >"$work/inspect.json" 2>/dev/null
+for key in tokens layers loss mean_loss routing; do
+    check "inspect --json has $key" grep -q "\"$key\":" "$work/inspect.json"
+done
+check "inspect names a block's tokens and weights" grep -q '{"layer": 1, "selected": \[.*\], "weights": \[.*\]}' "$work/inspect.json"
+printf 'a\033[31m b\n\377' >"$work/control.txt"
+"$fathom" inspect "$work/run" --file "$work/control.txt" --routing topk --width 40 >"$work/map" 2>/dev/null
+check "inspect draws a row a block" grep -q '^block  1 [#.]*#[#.]*$' "$work/map"
+check "what a text holds does not reach the terminal as a command" sh -c "! LC_ALL=C grep -q '[[:cntrl:]]' '$work/map'"
+"$fathom" inspect "$work/run" --text "$(head -c 500 "$work/text.txt")" --width 40 >"$work/map" 2>/dev/null
+check "inspect wraps to the width" awk '/^block.* [#.]+$/ { if (length($0) > 40) bad = 1; n++ } END { exit bad || n != 17 }' "$work/map"
+check "inspect --color always is 24-bit" sh -c "'$fathom' inspect '$work/run' --text 'line 7 of' --routing topk --color always | grep -q '48;2;'"
+check "inspect --budget" "$fathom" inspect "$work/dial" --text "line 7" --budget 0.3
 for type in bf16 q8; do
     "$fathom" convert "$work/run" "$work/$type" --quantize $type --json >"$work/convert.json" 2>/dev/null
     check "convert --quantize $type makes it smaller" test "$(field "$work/convert.json" bytes)" -lt "$(field "$work/convert.json" source_bytes)"
@@ -144,6 +157,11 @@ refuses "budget of top-k routing" 2 "--budget" "$fathom" eval "$work/dial" --dat
 "$fathom" train --data "$work/text.txt" --out "$work/plain" --steps 2 $shape >/dev/null 2>&1
 refuses "calibrating a plain model" 1 "plain" "$fathom" calibrate "$work/plain" --data "$work/text.txt"
 refuses "calibrating without text" 2 "--data" "$fathom" calibrate "$work/dial"
+refuses "inspecting a plain model" 1 "plain" "$fathom" inspect "$work/plain" --text a
+refuses "inspecting nothing" 2 "--text" "$fathom" inspect "$work/run"
+refuses "inspecting two texts" 2 "--text" "$fathom" inspect "$work/run" --text a --file "$work/text.txt"
+refuses "inspecting an empty text" 1 "no tokens" "$fathom" inspect "$work/run" --text ""
+refuses "inspect's width" 2 "--width" "$fathom" inspect "$work/run" --text a --width 3
 check "nothing on disk was harmed" test "$(sums)" = "$before"
 check "refused runs leave no model" test ! -e "$work/new/model.safetensors"
 

@@ -1,0 +1,307 @@
+/* fathom inspect: which token went through which block, as a heat map on a terminal or as JSON. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "cli/cli.h"
+#include "infer/session.h"
+#include "inspect/trace.h"
+#include "model/budget.h"
+
+typedef struct inspect_command {
+    const char *text, *file, *routing, *color;
+    double budget;
+    int64_t threads, width;
+    bool json;
+} inspect_command;
+
+enum { LABEL = 9, MOST_CELL = 8, MOST_BYTES = MOST_CELL * 4 }; /* columns of a layer's label; of a token at most */
+
+/* --- a token as it stands in a column of the map --- */
+
+typedef struct cell {
+    char text[MOST_BYTES + 1];
+    int columns;
+} cell;
+
+/* Bytes of the whole UTF-8 character at s, 0 where there is none. Columns are counted one a character. */
+static size_t character(const char *s, size_t left)
+{
+    const unsigned char first = (unsigned char)*s;
+    const size_t size = first < 0x80 ? 1 : first >= 0xf0 && first < 0xf5 ? 4 : first >= 0xe0 ? 3 : first >= 0xc2 ? 2 : 0;
+    if (size == 0 || size > left || first >= 0xf5)
+        return 0;
+    for (size_t i = 1; i < size; i++)
+        if (((unsigned char)s[i] & 0xc0) != 0x80)
+            return 0;
+    return size;
+}
+
+/* Spaces and line ends are shown by signs, control characters and broken UTF-8 by a question mark: nothing that a text holds
+ * reaches the terminal as a command. */
+static cell make_cell(const char *text, size_t bytes)
+{
+    cell c = {0};
+    size_t at = 0;
+    for (size_t i = 0; i < bytes && c.columns < MOST_CELL;) {
+        size_t size = character(text + i, bytes - i);
+        const unsigned char first = (unsigned char)text[i];
+        const char *sign = size == 0 ? "?" : first == ' ' ? "\u00b7" : first == '\n' ? "\u21b5" : first == '\t' ? "\u2192"
+                           : first < 0x20 || first == 0x7f || (size == 2 && first == 0xc2 && (unsigned char)text[i + 1] < 0xa0) ? "?" : NULL;
+        const size_t length = sign ? strlen(sign) : size;
+        memcpy(c.text + at, sign ? sign : text + i, length);
+        at += length;
+        c.columns++;
+        i += size ? size : 1;
+    }
+    if (c.columns == 0) {
+        strcpy(c.text, "?");
+        c.columns = 1;
+    }
+    return c;
+}
+
+/* --- the map --- */
+
+typedef struct map {
+    const trace *t;
+    const cell *cells;
+    bool color;
+    int width;
+} map;
+
+/* Dark violet over green to yellow: light grows with the value, so it reads without colour vision too. */
+static void shade(double value, int rgb[3])
+{
+    static const int stops[4][3] = {{68, 1, 84}, {49, 104, 142}, {53, 183, 121}, {253, 231, 37}};
+    const double at = fmin(fmax(value, 0), 1) * 3;
+    const int i = at >= 3 ? 2 : (int)at;
+    for (int k = 0; k < 3; k++)
+        rgb[k] = (int)lround(stops[i][k] + (at - i) * (stops[i + 1][k] - stops[i][k]));
+}
+
+static void weight_range(const trace *t, const trace_layer *l, float *low, float *high)
+{
+    *low = INFINITY;
+    *high = -INFINITY;
+    for (int64_t i = 0; i < t->count; i++)
+        if (l->routed[i]) {
+            *low = fminf(*low, l->weight[i]);
+            *high = fmaxf(*high, l->weight[i]);
+        }
+}
+
+static void put(const map *m, bool routed, double value, int columns)
+{
+    if (!m->color || !routed) {
+        for (int k = 0; k < columns; k++)
+            putchar(routed ? '#' : '.');
+        return;
+    }
+    int rgb[3];
+    shade(value, rgb);
+    printf("\x1b[48;2;%d;%d;%dm%*s\x1b[0m", rgb[0], rgb[1], rgb[2], columns, "");
+}
+
+static void print_layer(const map *m, const trace_layer *l, int64_t begin, int64_t end)
+{
+    float low, high;
+    weight_range(m->t, l, &low, &high);
+    printf("block%3d ", (int)l->layer);
+    for (int64_t i = begin; i < end; i++)
+        put(m, l->routed[i], high > low ? (double)((l->weight[i] - low) / (high - low)) : 1, m->cells[i].columns);
+    putchar('\n');
+}
+
+static void print_map(const map *m)
+{
+    for (int64_t begin = 0; begin < m->t->count;) {
+        int64_t end = begin;
+        for (int used = LABEL; end < m->t->count && (end == begin || used + m->cells[end].columns <= m->width); end++)
+            used += m->cells[end].columns;
+        printf("%-*s", LABEL, "");
+        for (int64_t i = begin; i < end; i++)
+            fputs(m->cells[i].text, stdout);
+        putchar('\n');
+        for (int64_t l = m->t->layers - 1; l >= 0; l--) /* depth upwards, as in the paper's figure */
+            print_layer(m, &m->t->layer[l], begin, end);
+        putchar('\n');
+        begin = end;
+    }
+    for (int64_t l = 0; l < m->t->layers; l++) {
+        float low, high;
+        weight_range(m->t, &m->t->layer[l], &low, &high);
+        printf("block%3d  %5.1f %% of the tokens", (int)m->t->layer[l].layer,
+               100.0 * (double)m->t->layer[l].selected / (double)m->t->count);
+        if (m->t->layer[l].selected > 0)
+            printf(", weights %.3f to %.3f", (double)low, (double)high);
+        putchar('\n');
+    }
+}
+
+/* --- the command --- */
+
+static json_t *numbers(const float *values, int64_t n)
+{
+    json_t *list = json_array();
+    for (int64_t i = 0; i < n; i++)
+        json_array_append_new(list, cli_number((double)values[i]));
+    return list;
+}
+
+static int print_json(const inspect_command *c, const trace *t, const int32_t *ids)
+{
+    json_t *o = json_object(), *tokens = json_array(), *layers = json_array();
+    for (int64_t i = 0; i < t->count; i++)
+        json_array_append_new(tokens, json_integer(ids[i]));
+    for (int64_t l = 0; l < t->layers; l++) {
+        const trace_layer *from = &t->layer[l];
+        json_t *layer = json_object(), *selected = json_array(), *weights = json_array();
+        for (int64_t i = 0; i < t->count; i++)
+            if (from->routed[i]) {
+                json_array_append_new(selected, json_integer(i));
+                json_array_append_new(weights, cli_number((double)from->weight[i]));
+            }
+        json_object_set_new(layer, "layer", json_integer(from->layer));
+        json_object_set_new(layer, "selected", selected);
+        json_object_set_new(layer, "weights", weights);
+        json_array_append_new(layers, layer);
+    }
+    json_object_set_new(o, "routing", json_string(c->routing));
+    json_object_set_new(o, "tokens", tokens);
+    json_object_set_new(o, "loss", numbers(t->loss, t->count));
+    json_object_set_new(o, "mean_loss", cli_number(t->mean_loss));
+    json_object_set_new(o, "layers", layers);
+    return cli_print_json(o);
+}
+
+/* 24-bit colour where the terminal says that it has it. */
+static bool wants_color(const char *choice)
+{
+    const char *kind = getenv("COLORTERM"), *no = getenv("NO_COLOR");
+    if (strcmp(choice, "auto") != 0)
+        return strcmp(choice, "always") == 0;
+    return isatty(STDOUT_FILENO) && !(no && *no) && kind && (strcmp(kind, "truecolor") == 0 || strcmp(kind, "24bit") == 0);
+}
+
+static int terminal_width(void)
+{
+    struct winsize size;
+    return ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
+}
+
+static int show(const inspect_command *c, const fathom_model *model, const trace *t, const int32_t *ids)
+{
+    if (c->json)
+        return print_json(c, t, ids);
+    cell *cells = calloc((size_t)t->count, sizeof *cells);
+    fathom_error err;
+    if (!cells) {
+        status_fail(&err, FATHOM_OUT_OF_MEMORY, "out of memory");
+        return cli_fail(&err);
+    }
+    for (int64_t i = 0; i < t->count; i++) {
+        size_t bytes = 0;
+        const char *text = tokenizer_text(model->tok, ids[i], &bytes);
+        cells[i] = make_cell(text ? text : "", bytes);
+    }
+    print_map(&(map){t, cells, wants_color(c->color), c->width ? (int)c->width : terminal_width()});
+    printf("%s routing, %lld tokens", c->routing, (long long)t->count);
+    if (isfinite(t->mean_loss))
+        printf(", loss %.4f nats/token", t->mean_loss);
+    putchar('\n');
+    free(cells);
+    return EXIT_OK;
+}
+
+static fathom_status read_text(const inspect_command *c, const fathom_model *model, int32_t **ids, int64_t *count,
+                               fathom_error *err)
+{
+    file_map map = {.data = (void *)c->text, .size = c->text ? strlen(c->text) : 0};
+    if (c->file)
+        TRY(file_map_open(c->file, &map, err));
+    const size_t n = tokenizer_encode(model->tok, (const char *)map.data, map.size, NULL, 0);
+    *ids = malloc((n + 1) * sizeof **ids);
+    fathom_status status = *ids ? FATHOM_OK : status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
+    if (status == FATHOM_OK)
+        tokenizer_encode(model->tok, (const char *)map.data, map.size, *ids, n);
+    *count = (int64_t)n;
+    if (c->file)
+        file_map_close(&map);
+    return status;
+}
+
+static int run(const inspect_command *c, const char *dir, routing r)
+{
+    fathom_error err, problem;
+    fathom_model *loaded = NULL;
+    trace t = {0};
+    int32_t *ids = NULL;
+    int64_t count = 0;
+    float threshold[MODEL_MAX_LAYERS];
+    fathom_status status = fathom_model_load(dir, (int)c->threads, &loaded, &err);
+    if (status == FATHOM_OK && c->budget != 0)
+        status = budget_thresholds(&loaded->m.config, c->budget, threshold, &err);
+    if (status == FATHOM_OK)
+        status = read_text(c, loaded, &ids, &count, &err);
+    if (status == FATHOM_OK && trace_run(&loaded->m, r, c->budget != 0 ? threshold : NULL, ids, count, &t, &problem) != FATHOM_OK)
+        status = status_fail(&err, problem.code, "%s: %s", dir, problem.message);
+    const int code = status == FATHOM_OK ? show(c, loaded, &t, ids) : cli_fail(&err);
+    trace_free(&t);
+    free(ids);
+    fathom_model_free(loaded);
+    return code;
+}
+
+static fathom_status check(const inspect_command *c, int directories, routing *r, fathom_error *err)
+{
+    *r = strcmp(c->routing, "topk") == 0 ? ROUTING_TOPK : ROUTING_CAUSAL;
+    if (directories != 1)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "inspect needs a model directory");
+    if (!c->text == !c->file)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "inspect needs either --text or --file");
+    if (*r == ROUTING_CAUSAL && strcmp(c->routing, "causal") != 0)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--routing: %s: must be topk or causal", c->routing);
+    if (*r == ROUTING_TOPK && c->budget != 0)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--budget: %g: goes with causal routing; topk has its fixed capacity",
+                           c->budget);
+    if (strcmp(c->color, "auto") != 0 && strcmp(c->color, "always") != 0 && strcmp(c->color, "never") != 0)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--color: %s: must be auto, always or never", c->color);
+    if (c->width < 0 || (c->width > 0 && c->width < 20) || c->width > 10000)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--width: %lld: must be 20 to 10000", (long long)c->width);
+    return FATHOM_OK;
+}
+
+int command_inspect(int argc, char **argv)
+{
+    inspect_command c = {.routing = "causal", .color = "auto"};
+    const option table[] = {
+        {OPTION_TEXT, "text", &c.text, "TEXT", "what to route"},
+        {OPTION_TEXT, "file", &c.file, "PATH", "the same from a file"},
+        {OPTION_TEXT, "routing", &c.routing, "R", "causal (what sampling does) or topk (as trained) (causal)"},
+        {OPTION_NUMBER, "budget", &c.budget, "X", "causal routing of this mean share of tokens; needs fathom calibrate (the model's own)"},
+        {OPTION_TEXT, "color", &c.color, "WHEN", "auto (24-bit where the terminal has it), always, never (auto)"},
+        {OPTION_INTEGER, "width", &c.width, "N", "columns (the terminal's, or 80)"},
+        {OPTION_INTEGER, "threads", &c.threads, "N", "processor threads (all)"},
+        {OPTION_FLAG, "json", &c.json, 0, "one JSON object on stdout"},
+        {0},
+    };
+    const options_input in = {"inspect", "DIR", "Shows which tokens of a text go through which routed block of the model in DIR.\n"
+                              "A column a token, a row a block, the last block on top; a lighter cell has a greater weight, # is a\n"
+                              "routed token where there is no colour.", table, 1};
+    fathom_error err;
+    options_result parsed;
+    routing r = ROUTING_CAUSAL;
+    fathom_status status = options_parse(&in, argc, argv, &parsed, &err);
+    if (status == FATHOM_OK && parsed.help)
+        return EXIT_OK;
+    if (status == FATHOM_OK)
+        status = check(&c, parsed.positional_count, &r, &err);
+    const int code = status == FATHOM_OK ? run(&c, parsed.positional[0], r) : cli_usage(&err);
+    options_free(&parsed);
+    return code;
+}

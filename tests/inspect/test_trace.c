@@ -1,0 +1,139 @@
+/* Routing traces: the tokens that a trace calls routed are those that the rule chose, losses are the model's, windows stand on
+ * their own. */
+#include <math.h>
+
+#include "infer/session.h"
+#include "inspect/trace.h"
+#include "model/tiny.h"
+
+enum { T = 23, COUNT = 2 * T + 4 };
+static int32_t tokens[COUNT];
+
+static model make(mod_router router, mod_gate gate, mod_causal causal)
+{
+    const model_config c = tiny_config(router, gate, causal);
+    tiny_tokens(tokens, COUNT, c.vocab, 3);
+    return tiny_model(&c, 17);
+}
+
+static trace traced(const model *m, routing r, const float *threshold)
+{
+    trace t;
+    fathom_error err;
+    if (trace_run(m, r, threshold, tokens, COUNT, &t, &err) != FATHOM_OK)
+        fail_msg("%s", err.message);
+    assert_int_equal(t.layers, 2);
+    assert_int_equal(t.layer[0].layer, 1);
+    assert_int_equal(t.layer[1].layer, 3);
+    return t;
+}
+
+static void topk_chooses_the_largest(void **state)
+{
+    (void)state;
+    model m = make(MOD_ROUTER_TOPK, MOD_GATE_RAW, MOD_CAUSAL_PREDICTOR);
+    trace t = traced(&m, ROUTING_TOPK, NULL);
+    for (int64_t l = 0; l < t.layers; l++)
+        for (int64_t begin = 0; begin < COUNT; begin += T) {
+            const int64_t n = COUNT - begin < T ? COUNT - begin : T;
+            int64_t routed = 0;
+            float least = INFINITY, most = -INFINITY; /* of the routed, of the others; the raw gate is the logit itself */
+            for (int64_t i = begin; i < begin + n; i++) {
+                routed += t.layer[l].routed[i];
+                if (t.layer[l].routed[i])
+                    least = fminf(least, t.layer[l].weight[i]);
+                else
+                    most = fmaxf(most, t.layer[l].weight[i]);
+            }
+            assert_int_equal(routed, model_routed_tokens(&m.config, t.layer[l].layer, n));
+            assert_true(least > most);
+        }
+    trace_free(&t);
+    model_free(&m);
+}
+
+static void causal_follows_the_rule(void **state)
+{
+    (void)state;
+    const mod_causal rules[] = {MOD_CAUSAL_PREDICTOR, MOD_CAUSAL_AUX};
+    const float raised[4] = {0, 0.7f, 0, 0.7f};
+    for (int k = 0; k < 2; k++) {
+        model m = make(MOD_ROUTER_TOPK, MOD_GATE_SIGMOID, rules[k]);
+        trace own = traced(&m, ROUTING_CAUSAL, NULL), strict = traced(&m, ROUTING_CAUSAL, raised);
+        int64_t routed = 0, fewer = 0;
+        for (int64_t i = 0; i < COUNT; i++) {
+            for (int64_t l = 0; l < 2; l++) {
+                assert_int_equal(own.layer[l].routed[i], own.layer[l].rule[i] > 0);
+                assert_true(own.layer[l].weight[i] > 0 && own.layer[l].weight[i] < 1);
+            }
+            assert_int_equal(trace_depth(&own, i), own.layer[0].routed[i] + own.layer[1].routed[i]);
+            assert_float_equal(strict.layer[0].rule[i], own.layer[0].rule[i] - 0.7f, 1e-5); /* layer 1's input is the same */
+            routed += trace_depth(&own, i);
+            fewer += trace_depth(&strict, i);
+        }
+        assert_int_equal(routed, own.layer[0].selected + own.layer[1].selected);
+        assert_true(routed > 0 && routed < 2 * COUNT && fewer < routed);
+        trace_free(&own);
+        trace_free(&strict);
+        model_free(&m);
+    }
+}
+
+/* Token by token through a session, window by window. */
+static void losses_are_the_models(void **state)
+{
+    (void)state;
+    fathom_model owner = {.m = make(MOD_ROUTER_TOPK, MOD_GATE_RAW, MOD_CAUSAL_PREDICTOR)};
+    trace t = traced(&owner.m, ROUTING_CAUSAL, NULL);
+    fathom_session *s;
+    fathom_error err;
+    double sum = 0;
+    assert_int_equal(fathom_session_new(&owner, 0, &s, &err), FATHOM_OK);
+    for (int64_t i = 0; i < COUNT; i++) {
+        if (i % T == 0) {
+            assert_true(isnan(t.loss[i]));
+            fathom_session_reset(s);
+        } else {
+            const float *z = fathom_session_logits(s);
+            double total = 0;
+            for (int j = 0; j < 37; j++)
+                total += exp((double)z[j]);
+            assert_float_equal(t.loss[i], log(total) - (double)z[tokens[i]], 1e-3);
+            sum += log(total) - (double)z[tokens[i]];
+        }
+        assert_int_equal(fathom_session_append(s, tokens + i, 1, &err), FATHOM_OK);
+    }
+    assert_float_equal(t.mean_loss, sum / (COUNT - 3), 1e-3);
+    fathom_session_free(s);
+    trace_free(&t);
+    model_free(&owner.m);
+}
+
+static void refused(void **state)
+{
+    (void)state;
+    trace t;
+    fathom_error err;
+    model plain = make(MOD_ROUTER_NONE, MOD_GATE_RAW, MOD_CAUSAL_PREDICTOR);
+    assert_int_equal(trace_run(&plain, ROUTING_CAUSAL, NULL, tokens, COUNT, &t, &err), FATHOM_INVALID_ARGUMENT);
+    model_free(&plain);
+    model m = make(MOD_ROUTER_STOCHASTIC, MOD_GATE_ONE, MOD_CAUSAL_NOISE);
+    assert_int_equal(trace_run(&m, ROUTING_CAUSAL, NULL, tokens, 0, &t, &err), FATHOM_INVALID_ARGUMENT);
+    const int32_t outside[] = {1, 37};
+    assert_int_equal(trace_run(&m, ROUTING_CAUSAL, NULL, outside, 2, &t, &err), FATHOM_INVALID_ARGUMENT);
+    assert_non_null(strstr(err.message, "37"));
+    assert_int_equal(trace_run(&m, ROUTING_CAUSAL, NULL, tokens, 1, &t, &err), FATHOM_OK);
+    assert_true(isnan(t.mean_loss));
+    assert_float_equal(t.layer[0].weight[0], 1, 0); /* random routing has no weights */
+    trace_free(&t);
+    model_free(&m);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(topk_chooses_the_largest), cmocka_unit_test(causal_follows_the_rule),
+        cmocka_unit_test(losses_are_the_models), cmocka_unit_test(refused),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
