@@ -37,7 +37,7 @@ typedef struct model_flags {
     int64_t layers, dim, heads, kv_heads, ffn, seq_len, vocab; /* 0 = derived */
     double rope_theta, norm_eps;
     bool untied;
-    const char *mod, *mod_capacity, *mod_layers, *mod_gate, *mod_causal;
+    const char *mod, *mod_capacity, *mod_capacity_schedule, *mod_layers, *mod_gate, *mod_causal;
     int64_t mod_every, mod_predictor_hidden; /* 0 = d / 2 */
     double mod_aux_weight;
 } model_flags;
@@ -60,6 +60,7 @@ bool model_flags_untouched(const model_flags *f);
     {OPTION_HEADING, "Mixture-of-Depths", 0, 0, 0},                                                                       \
     {OPTION_TEXT, "mod", &(f)->mod, "KIND", "none, topk (learned), stochastic (the control) (none)"},                     \
     {OPTION_TEXT, "mod-capacity", &(f)->mod_capacity, "C", "share of tokens a routed block sees, (0, 1], or a list (0.125)"}, \
+    {OPTION_TEXT, "mod-capacity-schedule", &(f)->mod_capacity_schedule, "S", "over depth, between two capacities: constant, linear, cosine"}, \
     {OPTION_INTEGER, "mod-every", &(f)->mod_every, "N", "route every N-th block (2: blocks 1, 3, 5 ...)"},                \
     {OPTION_TEXT, "mod-layers", &(f)->mod_layers, "LIST", "route these blocks, from 0, as in 1,3,5"},                     \
     {OPTION_TEXT, "mod-gate", &(f)->mod_gate, "G", "raw, sigmoid, one (raw)"},                                            \

@@ -17,7 +17,7 @@ bool model_flags_untouched(const model_flags *f)
     const model_flags d = model_flags_default();
     return f->layers == d.layers && f->dim == d.dim && !f->heads && !f->kv_heads && !f->ffn && f->seq_len == d.seq_len &&
            !f->vocab && f->rope_theta == d.rope_theta && f->norm_eps == d.norm_eps && !f->untied &&
-           strcmp(f->mod, d.mod) == 0 && strcmp(f->mod_capacity, d.mod_capacity) == 0 && !f->mod_layers && !f->mod_gate &&
+           strcmp(f->mod, d.mod) == 0 && strcmp(f->mod_capacity, d.mod_capacity) == 0 && !f->mod_layers && !f->mod_gate && !f->mod_capacity_schedule &&
            !f->mod_causal && f->mod_every == d.mod_every && !f->mod_predictor_hidden &&
            f->mod_aux_weight == d.mod_aux_weight;
 }
@@ -61,9 +61,33 @@ static fathom_status choose_layers(const model_flags *f, model_config *c, fathom
     return FATHOM_OK;
 }
 
+/* --mod-capacity-schedule: --mod-capacity FIRST,LAST are the capacities of the first and the last routed block, and those between
+ * follow a line or half a cosine over the routed blocks. */
+static fathom_status schedule_capacities(const model_flags *f, model_config *c, fathom_error *err)
+{
+    const bool linear = strcmp(f->mod_capacity_schedule, "linear") == 0, cosine = strcmp(f->mod_capacity_schedule, "cosine") == 0;
+    char *end;
+    const double first = strtod(f->mod_capacity, &end), last = *end == ',' ? strtod(end + 1, &end) : first;
+    if (!linear && !cosine)
+        return unknown("mod-capacity-schedule", f->mod_capacity_schedule, "constant, linear, cosine", err);
+    if (*end || !strchr(f->mod_capacity, ',') || !(first > 0 && first <= 1 && last > 0 && last <= 1))
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--mod-capacity: %s: a %s schedule needs two numbers in (0, 1], those of the "
+                           "first and the last routed block", f->mod_capacity, f->mod_capacity_schedule);
+    const int64_t count = model_routed_layers(c);
+    for (int64_t l = 0, i = 0; l < c->layers; l++) {
+        if (c->mod.capacity[l] == 0)
+            continue;
+        const double along = count > 1 ? (double)i++ / (double)(count - 1) : 0;
+        c->mod.capacity[l] = (float)(first + (last - first) * (linear ? along : 0.5 * (1 - cos(3.14159265358979323846 * along))));
+    }
+    return FATHOM_OK;
+}
+
 /* --mod-capacity: one number, or one for each routed block. */
 static fathom_status set_capacities(const model_flags *f, model_config *c, fathom_error *err)
 {
+    if (f->mod_capacity_schedule && strcmp(f->mod_capacity_schedule, "constant") != 0)
+        return schedule_capacities(f, c, err);
     const char *p = f->mod_capacity;
     double capacity = 0;
     for (int64_t l = 0, used = 0; l < c->layers; l++) {

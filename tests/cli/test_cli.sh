@@ -33,6 +33,11 @@ check "same seed, same text" test "$("$fathom" generate "$work/run" --prompt a -
 for key in forward_flops_per_token vanilla_forward_flops_per_token ratio params; do
     check "flops --json has $key" test -n "$(field "$work/flops.json" $key)"
 done
+routed() { "$fathom" flops --layers 9 --dim 32 --seq-len 1000 "$@" | awk '$2 == "routed" { printf "%s ", $3 }'; }
+check "capacities one by one" test "$(routed --mod topk --mod-capacity 0.5,0.25,0.2,0.1)" = "500/1000 250/1000 200/1000 100/1000 "
+check "linear capacities" test "$(routed --mod topk --mod-capacity 0.5,0.2 --mod-capacity-schedule linear)" = "500/1000 400/1000 300/1000 200/1000 "
+check "cosine capacities" test "$(routed --mod topk --mod-capacity 0.5,0.1 --mod-capacity-schedule cosine)" = "500/1000 400/1000 200/1000 100/1000 "
+check "constant capacities" test "$(routed --mod topk --mod-capacity 0.3 --mod-capacity-schedule constant --mod-layers 0,8)" = "300/1000 300/1000 "
 "$fathom" bench gemm --json >"$work/gemm.json"
 check "bench gemm has gemm_gflops" test -n "$(field "$work/gemm.json" gemm_gflops)"
 "$fathom" bench train --steps 2 --json $shape >"$work/bench.json" 2>/dev/null
@@ -157,6 +162,10 @@ refuses "budget of top-k routing" 2 "--budget" "$fathom" eval "$work/dial" --dat
 "$fathom" train --data "$work/text.txt" --out "$work/plain" --steps 2 $shape >/dev/null 2>&1
 refuses "calibrating a plain model" 1 "plain" "$fathom" calibrate "$work/plain" --data "$work/text.txt"
 refuses "calibrating without text" 2 "--data" "$fathom" calibrate "$work/dial"
+refuses "unknown capacity schedule" 2 "--mod-capacity-schedule" "$fathom" flops --mod topk --mod-capacity-schedule steep
+refuses "schedule with one capacity" 2 "--mod-capacity" "$fathom" flops --mod topk --mod-capacity-schedule linear
+refuses "schedule out of range" 2 "--mod-capacity" "$fathom" flops --mod topk --mod-capacity-schedule cosine --mod-capacity 0.5,1.5
+refuses "capacity list of the wrong length" 2 "--mod-capacity" "$fathom" flops --layers 8 --mod topk --mod-capacity 0.5,0.25
 refuses "inspecting a plain model" 1 "plain" "$fathom" inspect "$work/plain" --text a
 refuses "inspecting nothing" 2 "--text" "$fathom" inspect "$work/run"
 refuses "inspecting two texts" 2 "--text" "$fathom" inspect "$work/run" --text a --file "$work/text.txt"
