@@ -7,26 +7,20 @@
 #include <unistd.h>
 
 #include "base/file.h"
-#include "cli/cli.h"
-#include "infer/session.h"
-#include "inspect/trace.h"
+#include "cli/inspect.h"
 #include "model/budget.h"
 
 typedef struct inspect_command {
     const char *text, *file, *routing, *color;
+    option_list data;
     double budget;
-    int64_t threads, width;
-    bool json;
+    int64_t threads, width, tokens;
+    bool stats, json;
 } inspect_command;
 
-enum { LABEL = 9, MOST_CELL = 8, MOST_BYTES = MOST_CELL * 4 }; /* columns of a layer's label; of a token at most */
+enum { LABEL = 9 }; /* columns of a layer's label */
 
 /* --- a token as it stands in a column of the map --- */
-
-typedef struct cell {
-    char text[MOST_BYTES + 1];
-    int columns;
-} cell;
 
 /* Bytes of the whole UTF-8 character at s, 0 where there is none. Columns are counted one a character. */
 static size_t character(const char *s, size_t left)
@@ -41,13 +35,11 @@ static size_t character(const char *s, size_t left)
     return size;
 }
 
-/* Spaces and line ends are shown by signs, control characters and broken UTF-8 by a question mark: nothing that a text holds
- * reaches the terminal as a command. */
-static cell make_cell(const char *text, size_t bytes)
+inspect_cell inspect_cell_make(const char *text, size_t bytes)
 {
-    cell c = {0};
+    inspect_cell c = {0};
     size_t at = 0;
-    for (size_t i = 0; i < bytes && c.columns < MOST_CELL;) {
+    for (size_t i = 0; i < bytes && c.columns < CELL_COLUMNS;) {
         size_t size = character(text + i, bytes - i);
         const unsigned char first = (unsigned char)text[i];
         const char *sign = size == 0 ? "?" : first == ' ' ? "\u00b7" : first == '\n' ? "\u21b5" : first == '\t' ? "\u2192"
@@ -69,7 +61,7 @@ static cell make_cell(const char *text, size_t bytes)
 
 typedef struct map {
     const trace *t;
-    const cell *cells;
+    const inspect_cell *cells;
     bool color;
     int width;
 } map;
@@ -196,9 +188,11 @@ static int terminal_width(void)
 
 static int show(const inspect_command *c, const fathom_model *model, const trace *t, const int32_t *ids)
 {
+    if (c->stats)
+        return inspect_print_stats(t, ids, model, c->routing, c->json);
     if (c->json)
         return print_json(c, t, ids);
-    cell *cells = calloc((size_t)t->count, sizeof *cells);
+    inspect_cell *cells = calloc((size_t)t->count, sizeof *cells);
     fathom_error err;
     if (!cells) {
         status_fail(&err, FATHOM_OUT_OF_MEMORY, "out of memory");
@@ -207,7 +201,7 @@ static int show(const inspect_command *c, const fathom_model *model, const trace
     for (int64_t i = 0; i < t->count; i++) {
         size_t bytes = 0;
         const char *text = tokenizer_text(model->tok, ids[i], &bytes);
-        cells[i] = make_cell(text ? text : "", bytes);
+        cells[i] = inspect_cell_make(text ? text : "", bytes);
     }
     print_map(&(map){t, cells, wants_color(c->color), c->width ? (int)c->width : terminal_width()});
     printf("%s routing, %lld tokens", c->routing, (long long)t->count);
@@ -235,6 +229,26 @@ static fathom_status read_text(const inspect_command *c, const fathom_model *mod
     return status;
 }
 
+/* Whole windows of the model's length, spread evenly over the text, one after the other. */
+static fathom_status read_corpus(const inspect_command *c, const fathom_model *model, int32_t **ids, int64_t *count,
+                                 fathom_error *err)
+{
+    corpus data = {0};
+    fathom_status status = corpus_load(c->data.items, c->data.count, model->tok, 0, &data, err);
+    const int64_t T = model->m.config.seq_len, n = data.train.count, all = n > T ? n / T : 1, wanted = (c->tokens + T - 1) / T;
+    const int64_t windows = wanted < all ? wanted : all, length = n > T ? T : n;
+    if (status == FATHOM_OK) {
+        *ids = malloc((size_t)(windows * length + 1) * sizeof **ids);
+        if (!*ids)
+            status = status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
+    }
+    for (int64_t w = 0; status == FATHOM_OK && w < windows; w++)
+        memcpy(*ids + w * length, data.train.tokens + w * all / windows * length, (size_t)length * sizeof **ids);
+    *count = windows * length;
+    corpus_free(&data);
+    return status;
+}
+
 static int run(const inspect_command *c, const char *dir, routing r)
 {
     fathom_error err, problem;
@@ -247,7 +261,7 @@ static int run(const inspect_command *c, const char *dir, routing r)
     if (status == FATHOM_OK && c->budget != 0)
         status = budget_thresholds(&loaded->m.config, c->budget, threshold, &err);
     if (status == FATHOM_OK)
-        status = read_text(c, loaded, &ids, &count, &err);
+        status = (c->stats ? read_corpus : read_text)(c, loaded, &ids, &count, &err);
     if (status == FATHOM_OK && trace_run(&loaded->m, r, c->budget != 0 ? threshold : NULL, ids, count, &t, &problem) != FATHOM_OK)
         status = status_fail(&err, problem.code, "%s: %s", dir, problem.message);
     const int code = status == FATHOM_OK ? show(c, loaded, &t, ids) : cli_fail(&err);
@@ -262,8 +276,12 @@ static fathom_status check(const inspect_command *c, int directories, routing *r
     *r = strcmp(c->routing, "topk") == 0 ? ROUTING_TOPK : ROUTING_CAUSAL;
     if (directories != 1)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "inspect needs a model directory");
-    if (!c->text == !c->file)
-        return status_fail(err, FATHOM_INVALID_ARGUMENT, "inspect needs either --text or --file");
+    if ((c->text != NULL) + (c->file != NULL) + c->stats != 1)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "inspect needs one of --text, --file and --stats");
+    if (c->stats != (c->data.count > 0))
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--data: goes with --stats, which needs it");
+    if (c->tokens < 1 || c->tokens > (int64_t)1 << 32)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--tokens: %lld: must be 1 to 4294967296", (long long)c->tokens);
     if (*r == ROUTING_CAUSAL && strcmp(c->routing, "causal") != 0)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "--routing: %s: must be topk or causal", c->routing);
     if (*r == ROUTING_TOPK && c->budget != 0)
@@ -278,10 +296,13 @@ static fathom_status check(const inspect_command *c, int directories, routing *r
 
 int command_inspect(int argc, char **argv)
 {
-    inspect_command c = {.routing = "causal", .color = "auto"};
+    inspect_command c = {.routing = "causal", .color = "auto", .tokens = 65536};
     const option table[] = {
         {OPTION_TEXT, "text", &c.text, "TEXT", "what to route"},
         {OPTION_TEXT, "file", &c.file, "PATH", "the same from a file"},
+        {OPTION_FLAG, "stats", &c.stats, 0, "statistics over --data: by block, by kind of token, agreement of blocks"},
+        {OPTION_LIST, "data", &c.data, "PATH...", "with --stats: text files, folders of text, or token shards"},
+        {OPTION_INTEGER, "tokens", &c.tokens, "N", "with --stats: tokens to read, spread over the text (65536)"},
         {OPTION_TEXT, "routing", &c.routing, "R", "causal (what sampling does) or topk (as trained) (causal)"},
         {OPTION_NUMBER, "budget", &c.budget, "X", "causal routing of this mean share of tokens; needs fathom calibrate (the model's own)"},
         {OPTION_TEXT, "color", &c.color, "WHEN", "auto (24-bit where the terminal has it), always, never (auto)"},

@@ -42,7 +42,7 @@ static void record(void *user, int64_t layer, const route *r, int64_t B, int64_t
     for (int64_t i = 0; i < r->n; i++)
         to->routed[rec->begin + rec->index[i]] = 1;
     to->selected += r->n;
-    if (rec->t->routing == ROUTING_CAUSAL)
+    if (rec->t->routing == ROUTING_CAUSAL || rec->t->scored)
         kn->mem_download(kn, to->rule + rec->begin, r->rule, (size_t)T * sizeof *to->rule);
 }
 
@@ -95,7 +95,7 @@ static void run(trace *t, workspace *ws, recorder *rec, const int32_t *tokens, i
         const int64_t n = t->count - rec->begin < T ? t->count - rec->begin : T;
         memcpy(targets, tokens + rec->begin + 1, (size_t)(n - 1) * sizeof *targets);
         targets[n - 1] = -1;
-        const pass_result p = transformer_loss(ws, t->routing, false, 1, n, tokens + rec->begin, targets);
+        const pass_result p = transformer_loss(ws, t->routing, t->scored, 1, n, tokens + rec->begin, targets);
         keep_losses(t, ws, rec->begin, n, rec->logit);
         sum += p.loss_sum;
         known += p.targets;
@@ -108,7 +108,7 @@ fathom_status trace_run(const model *m, routing r, const float *threshold, const
 {
     const model_config *c = &m->config;
     const int64_t T = c->seq_len < count ? c->seq_len : count;
-    *out = (trace){.count = count, .routing = r};
+    *out = (trace){.count = count, .routing = r, .scored = r == ROUTING_TOPK && c->mod.causal != MOD_CAUSAL_NOISE};
     TRY(check(c, tokens, count, err));
     workspace *ws = NULL;
     recorder rec = {.t = out, .m = m, .logit = malloc((size_t)T * sizeof(float)), .index = malloc((size_t)T * sizeof(int32_t))};
@@ -120,7 +120,7 @@ fathom_status trace_run(const model *m, routing r, const float *threshold, const
     if (status == FATHOM_OK) {
         workspace_set_thresholds(ws, threshold);
         run(out, ws, &rec, tokens, targets);
-        for (int64_t l = 0; r == ROUTING_CAUSAL && l < out->layers; l++)
+        for (int64_t l = 0; l < out->layers; l++)
             for (int64_t i = 0; i < count; i++)
                 out->layer[l].rule[i] -= (threshold ? threshold : c->mod.threshold)[out->layer[l].layer];
     } else {

@@ -9,7 +9,7 @@ typedef struct trace_layer {
     int64_t layer;
     uint8_t *routed; /* [count] went through the block */
     float *weight;   /* [count] g(r), by which the update is multiplied, for every token, routed or not */
-    float *rule;     /* [count] the causal rule's logit less its threshold; unset under top-k routing */
+    float *rule;     /* [count] the causal rule's logit less its threshold: in causal routing, or where scored */
     int64_t selected;
 } trace_layer;
 
@@ -17,6 +17,7 @@ typedef struct trace {
     int64_t count;   /* tokens */
     int64_t layers;  /* routed ones */
     routing routing;
+    bool scored;     /* top-k routing beside a causal rule that learns: `rule` holds what that would have chosen */
     trace_layer *layer; /* [layers] ascending */
     float *loss;     /* [count] nats of token i given the tokens before it in its window; NaN for the first of a window */
     double mean_loss; /* over the tokens that have one; NaN when none has */

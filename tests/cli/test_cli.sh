@@ -76,6 +76,13 @@ check "what a text holds does not reach the terminal as a command" sh -c "! LC_A
 "$fathom" inspect "$work/run" --text "$(head -c 500 "$work/text.txt")" --width 40 >"$work/map" 2>/dev/null
 check "inspect wraps to the width" awk '/^block.* [#.]+$/ { if (length($0) > 40) bad = 1; n++ } END { exit bad || n != 17 }' "$work/map"
 check "inspect --color always is 24-bit" sh -c "'$fathom' inspect '$work/run' --text 'line 7 of' --routing topk --color always | grep -q '48;2;'"
+for routing in topk causal; do
+    "$fathom" inspect "$work/run" --stats --data "$work/text.txt" --tokens 512 --routing $routing --json >"$work/stats.json" 2>/dev/null
+    for key in routing tokens mean_loss routed_fraction layers classes ids rule_accuracy agreement; do
+        check "inspect --stats --routing $routing --json has $key" grep -q "\"$key\":" "$work/stats.json"
+    done
+    check "inspect --stats --routing $routing" "$fathom" inspect "$work/run" --stats --data "$work/text.txt" --tokens 100 --routing $routing
+done
 check "inspect --budget" "$fathom" inspect "$work/dial" --text "line 7" --budget 0.3
 for type in bf16 q8; do
     "$fathom" convert "$work/run" "$work/$type" --quantize $type --json >"$work/convert.json" 2>/dev/null
@@ -169,6 +176,8 @@ refuses "capacity list of the wrong length" 2 "--mod-capacity" "$fathom" flops -
 refuses "inspecting a plain model" 1 "plain" "$fathom" inspect "$work/plain" --text a
 refuses "inspecting nothing" 2 "--text" "$fathom" inspect "$work/run"
 refuses "inspecting two texts" 2 "--text" "$fathom" inspect "$work/run" --text a --file "$work/text.txt"
+refuses "statistics without text" 2 "--data" "$fathom" inspect "$work/run" --stats
+refuses "text of statistics without --stats" 2 "--data" "$fathom" inspect "$work/run" --text a --data "$work/text.txt"
 refuses "inspecting an empty text" 1 "no tokens" "$fathom" inspect "$work/run" --text ""
 refuses "inspect's width" 2 "--width" "$fathom" inspect "$work/run" --text a --width 3
 check "nothing on disk was harmed" test "$(sums)" = "$before"

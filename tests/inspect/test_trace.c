@@ -1,10 +1,11 @@
-/* Routing traces: the tokens that a trace calls routed are those that the rule chose, losses are the model's, windows stand on
+/* Routing traces and their statistics: the tokens that a trace calls routed are those that the rule chose, losses are the model's, windows stand on
  * their own. */
 #include <math.h>
 
 #include "infer/session.h"
-#include "inspect/trace.h"
+#include "inspect/stats.h"
 #include "model/tiny.h"
+#include "train/evaluate.h"
 
 enum { T = 23, COUNT = 2 * T + 4 };
 static int32_t tokens[COUNT];
@@ -129,11 +130,73 @@ static void refused(void **state)
     model_free(&m);
 }
 
+static void classes_of_tokens(void **state)
+{
+    (void)state;
+    const struct {
+        const char *text;
+        token_class class;
+    } cases[] = {{" ", TOKEN_SPACE}, {"\n\t ", TOKEN_SPACE}, {"a", TOKEN_LETTER}, {" The", TOKEN_LETTER}, {"Z9", TOKEN_LETTER},
+                 {"7a", TOKEN_DIGIT}, {" 42", TOKEN_DIGIT}, {"!", TOKEN_PUNCTUATION}, {" (x", TOKEN_PUNCTUATION},
+                 {"\xc3\xa9", TOKEN_OTHER}, {"\x01", TOKEN_OTHER}, {"\x7f", TOKEN_OTHER}, {"", TOKEN_OTHER}, {"@", TOKEN_PUNCTUATION},
+                 {"[", TOKEN_PUNCTUATION}, {"`", TOKEN_PUNCTUATION}, {"{", TOKEN_PUNCTUATION}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        assert_int_equal(token_class_of(cases[i].text, strlen(cases[i].text)), cases[i].class);
+}
+
+/* Against counts by hand, and the evaluator's accuracy. */
+static void statistics_add_up(void **state)
+{
+    (void)state;
+    model m = make(MOD_ROUTER_TOPK, MOD_GATE_RAW, MOD_CAUSAL_PREDICTOR);
+    trace t = traced(&m, ROUTING_TOPK, NULL);
+    tokenizer *tok;
+    inspect_stats s;
+    fathom_error err;
+    assert_int_equal(tokenizer_bytes(&tok, &err), FATHOM_OK);
+    assert_int_equal(inspect_stats_make(&t, tokens, tok, m.config.vocab, &s, &err), FATHOM_OK);
+    int64_t count = 0, routed = 0, both = 0, agreed = 0;
+    for (int c = 0; c < TOKEN_CLASSES; c++) {
+        count += s.classes[c].tokens;
+        routed += s.classes[c].routed;
+    }
+    assert_int_equal(count, COUNT);
+    assert_int_equal(routed, t.layer[0].selected + t.layer[1].selected);
+    assert_float_equal(s.routed_fraction, (double)routed / (2 * COUNT), 1e-9);
+    for (int64_t i = 0; i < COUNT; i++)
+        both += t.layer[0].routed[i] && t.layer[1].routed[i];
+    const double p = (double)t.layer[0].selected / COUNT, q = (double)t.layer[1].selected / COUNT;
+    assert_float_equal(s.agreement[1], ((double)both / COUNT - p * q) / sqrt(p * (1 - p) * q * (1 - q)), 1e-9);
+    assert_float_equal(s.agreement[0], 1, 1e-9);
+    for (int l = 0; l < 2; l++)
+        for (int k = 1; k < WEIGHT_QUANTILES; k++)
+            assert_true(s.layer[l].weight[k] >= s.layer[l].weight[k - 1]);
+    for (int64_t i = 1; i < s.ids; i++)
+        assert_true(s.id[i - 1].routed_fraction >= s.id[i].routed_fraction && s.id[i].count >= 5);
+    /* accuracy, over the same windows */
+    evaluator e;
+    assert_int_equal(evaluator_init(&e, &m, 1, T, &err), FATHOM_OK);
+    for (int64_t w = 0; w < COUNT; w += T) {
+        const int64_t n = COUNT - w < T ? COUNT - w : T;
+        int32_t none[T];
+        memset(none, -1, sizeof none);
+        agreed += transformer_loss(e.ws, ROUTING_TOPK, true, 1, n, tokens + w, none).agreed;
+    }
+    assert_float_equal((s.layer[0].rule_accuracy + s.layer[1].rule_accuracy) / 2, (double)agreed / (2 * COUNT), 1e-9);
+    assert_true(agreed > 0 && agreed < 2 * COUNT);
+    evaluator_free(&e);
+    inspect_stats_free(&s);
+    trace_free(&t);
+    tokenizer_free(tok);
+    model_free(&m);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(topk_chooses_the_largest), cmocka_unit_test(causal_follows_the_rule),
         cmocka_unit_test(losses_are_the_models), cmocka_unit_test(refused),
+        cmocka_unit_test(classes_of_tokens),     cmocka_unit_test(statistics_add_up),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
