@@ -8,10 +8,11 @@
 
 #include "base/file.h"
 #include "cli/inspect.h"
+#include "inspect/report.h"
 #include "model/budget.h"
 
 typedef struct inspect_command {
-    const char *text, *file, *routing, *color;
+    const char *text, *file, *html, *routing, *color;
     option_list data;
     double budget;
     int64_t threads, width, tokens;
@@ -186,14 +187,20 @@ static int terminal_width(void)
     return ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
 }
 
-static int show(const inspect_command *c, const fathom_model *model, const trace *t, const int32_t *ids)
+static int show(const inspect_command *c, const char *dir, const fathom_model *model, const trace *t, const int32_t *ids)
 {
+    fathom_error err;
+    if (c->html && report_write(c->html, dir, t, ids, model->tok, &err) != FATHOM_OK)
+        return cli_fail(&err);
+    if (c->html && !c->json) {
+        printf("%s: %lld tokens\n", c->html, (long long)t->count);
+        return EXIT_OK;
+    }
     if (c->stats)
         return inspect_print_stats(t, ids, model, c->routing, c->json);
     if (c->json)
         return print_json(c, t, ids);
     inspect_cell *cells = calloc((size_t)t->count, sizeof *cells);
-    fathom_error err;
     if (!cells) {
         status_fail(&err, FATHOM_OUT_OF_MEMORY, "out of memory");
         return cli_fail(&err);
@@ -264,7 +271,7 @@ static int run(const inspect_command *c, const char *dir, routing r)
         status = (c->stats ? read_corpus : read_text)(c, loaded, &ids, &count, &err);
     if (status == FATHOM_OK && trace_run(&loaded->m, r, c->budget != 0 ? threshold : NULL, ids, count, &t, &problem) != FATHOM_OK)
         status = status_fail(&err, problem.code, "%s: %s", dir, problem.message);
-    const int code = status == FATHOM_OK ? show(c, loaded, &t, ids) : cli_fail(&err);
+    const int code = status == FATHOM_OK ? show(c, dir, loaded, &t, ids) : cli_fail(&err);
     trace_free(&t);
     free(ids);
     fathom_model_free(loaded);
@@ -278,6 +285,8 @@ static fathom_status check(const inspect_command *c, int directories, routing *r
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "inspect needs a model directory");
     if ((c->text != NULL) + (c->file != NULL) + c->stats != 1)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "inspect needs one of --text, --file and --stats");
+    if (c->html && c->stats)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--html: shows one text, not --stats");
     if (c->stats != (c->data.count > 0))
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "--data: goes with --stats, which needs it");
     if (c->tokens < 1 || c->tokens > (int64_t)1 << 32)
@@ -300,6 +309,7 @@ int command_inspect(int argc, char **argv)
     const option table[] = {
         {OPTION_TEXT, "text", &c.text, "TEXT", "what to route"},
         {OPTION_TEXT, "file", &c.file, "PATH", "the same from a file"},
+        {OPTION_TEXT, "html", &c.html, "PATH", "write one page with the tokens, the map, the weights and the losses, instead of the map"},
         {OPTION_FLAG, "stats", &c.stats, 0, "statistics over --data: by block, by kind of token, agreement of blocks"},
         {OPTION_LIST, "data", &c.data, "PATH...", "with --stats: text files, folders of text, or token shards"},
         {OPTION_INTEGER, "tokens", &c.tokens, "N", "with --stats: tokens to read, spread over the text (65536)"},
