@@ -58,7 +58,7 @@ bool model_flags_untouched(const model_flags *f);
     {OPTION_NUMBER, "norm-eps", &(f)->norm_eps, "X", "RMSNorm's epsilon (1e-5)"},                                         \
     {OPTION_FLAG, "untied", &(f)->untied, 0, "a head of its own instead of the embedding's transpose"},                   \
     {OPTION_HEADING, "Mixture-of-Depths", 0, 0, 0},                                                                       \
-    {OPTION_TEXT, "mod", &(f)->mod, "KIND", "none, topk (learned), stochastic (the control) (none)"},                     \
+    {OPTION_TEXT, "mod", &(f)->mod, "KIND", "none, topk (learned), stochastic (the control), token-choice (none)"},                     \
     {OPTION_TEXT, "mod-capacity", &(f)->mod_capacity, "C", "share of tokens a routed block sees, (0, 1], or a list (0.125)"}, \
     {OPTION_TEXT, "mod-capacity-schedule", &(f)->mod_capacity_schedule, "S", "over depth, between two capacities: constant, linear, cosine"}, \
     {OPTION_INTEGER, "mod-every", &(f)->mod_every, "N", "route every N-th block (2: blocks 1, 3, 5 ...)"},                \
@@ -66,7 +66,7 @@ bool model_flags_untouched(const model_flags *f);
     {OPTION_TEXT, "mod-gate", &(f)->mod_gate, "G", "raw, sigmoid, one (raw)"},                                            \
     {OPTION_TEXT, "mod-causal", &(f)->mod_causal, "RULE", "causal rule for sampling: predictor, aux (predictor)"},        \
     {OPTION_INTEGER, "mod-predictor-hidden", &(f)->mod_predictor_hidden, "N", "hidden width of the predictor (dim / 2)"}, \
-    {OPTION_NUMBER, "mod-aux-weight", &(f)->mod_aux_weight, "X", "weight of the aux loss (0.01)"}
+    {OPTION_NUMBER, "mod-aux-weight", &(f)->mod_aux_weight, "X", "weight of the aux or balancing loss (0.01)"}
 /* --dtype: fp32 or bf16 */
 fathom_status train_dtype_parse(const char *text, bool *bf16, fathom_error *err);
 /* vocab: the tokenizer's, used where --vocab is not given. */

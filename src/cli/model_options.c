@@ -129,11 +129,11 @@ static float noise_threshold(double c)
 static fathom_status build_mod(const model_flags *f, model_config *c, fathom_error *err)
 {
     if (!mod_router_parse(f->mod, &c->mod.router))
-        return unknown("mod", f->mod, "none, topk, stochastic", err);
-    const bool stochastic = c->mod.router == MOD_ROUTER_STOCHASTIC;
+        return unknown("mod", f->mod, "none, topk, stochastic, token-choice", err);
+    const bool stochastic = c->mod.router == MOD_ROUTER_STOCHASTIC, choice = c->mod.router == MOD_ROUTER_TOKEN_CHOICE;
     if (!mod_gate_parse(f->mod_gate ? f->mod_gate : stochastic ? "one" : "raw", &c->mod.gate))
         return unknown("mod-gate", f->mod_gate, "raw, sigmoid, one", err);
-    if (!mod_causal_parse(f->mod_causal ? f->mod_causal : stochastic ? "noise" : "predictor", &c->mod.causal))
+    if (!mod_causal_parse(f->mod_causal ? f->mod_causal : stochastic ? "noise" : choice ? "choice" : "predictor", &c->mod.causal))
         return unknown("mod-causal", f->mod_causal, "predictor, aux", err);
     if (c->mod.router == MOD_ROUTER_NONE)
         return FATHOM_OK;

@@ -126,6 +126,19 @@ typedef struct bce_args {
     int64_t agreed; /* out, host: number with (z > threshold) == y */
 } bce_args;
 
+/* The balancing loss of tokens that choose between a block and the residual path, towards a share c of them in the block: with
+ * f the share of logits above the threshold and P the mean of sigmoid(logit),
+ *     loss = f P / c + (1 - f)(1 - P) / (1 - c),
+ * which is least, 1, where f = P = c. At c = 1/2 it is the Switch Transformer's (Fedus et al., 2021) for two experts. f is a
+ * constant to the gradient: dlogit_i = scale (f / c - (1 - f)/(1 - c)) s_i (1 - s_i) / n. */
+typedef struct balance_args {
+    int64_t n;
+    const float *logit; /* [n] */
+    float threshold, capacity, scale;
+    float *dlogit; /* [n], set; NULL = not wanted */
+    double loss;   /* out, host */
+} balance_args;
+
 /* One AdamW update (Loshchilov and Hutter, 2019) of n parameters, gradient scaled first (clipping), and cleared after:
  *     m = b1 m + (1 - b1) s g;  v = b2 v + (1 - b2) (s g)^2
  *     p -= lr (m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps) + decay p);  g = 0 */
@@ -191,15 +204,16 @@ typedef struct kernel_sizes {
     /* Per sequence of T logits [B, T] the k largest, ties to the lower position, NaN below every number: index [B, k] =   \
      * rows of the stream (b T + t), ascending; member [B, T] = 1 where chosen, else 0. 1 <= k <= T */                 \
     X(void, topk, (const kernels *kn, int32_t *index, uint8_t *member, const float *logit, int64_t B, int64_t T, int64_t k, void *scratch)) \
-    /* The causal rule: the rows i of [B, T] with logit > threshold, ascending: index; start [B + 1] (host) = where each    \
-     * sequence's rows begin in index. */                                                                              \
-    X(void, above, (const kernels *kn, int32_t *index, int32_t *start, const float *logit, float threshold, int64_t B, int64_t T)) \
+    /* The rows i of [B, T] with logit > threshold, ascending: index; start [B + 1] (host) = where each sequence's rows    \
+     * begin in index. Of a sequence only the first `limit` are taken; returns how many more there were. */            \
+    X(int64_t, above, (const kernels *kn, int32_t *index, int32_t *start, const float *logit, float threshold, int64_t limit, int64_t B, int64_t T)) \
     /* to_i = from[index[i]] for int32 [n] (positions of routed rows) */                                               \
     X(void, gather_int, (const kernels *kn, int32_t *to, const int32_t *from, const int32_t *index, int64_t n))        \
     /* Gaussian noise [n]: rng_normal(seed, stream, counter + i) */                                                    \
     X(void, noise, (const kernels *kn, float *out, uint64_t seed, uint64_t stream, uint64_t counter, int64_t n))       \
     X(void, scatter_forward, (const kernels *kn, const scatter_args *a))                                               \
     X(void, scatter_backward, (const kernels *kn, const scatter_args *a))                                              \
+    X(void, balance, (const kernels *kn, balance_args *a))                                                             \
     X(void, bce, (const kernels *kn, bce_args *a))                                                                     \
     /* Softmax cross-entropy of logits [n, V] towards target [n]; a target < 0 counts nothing. loss_i on the device; with \
      * scale != 0 the logits become their own gradient, scale (softmax - onehot), zero where the target is < 0. */     \

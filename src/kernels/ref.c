@@ -417,17 +417,40 @@ static void ref_topk(const kernels *kn, int32_t *index, uint8_t *member, const f
         }
 }
 
-static void ref_above(const kernels *kn, int32_t *index, int32_t *start, const float *logit, float threshold, int64_t B,
-                      int64_t T)
+static int64_t ref_above(const kernels *kn, int32_t *index, int32_t *start, const float *logit, float threshold,
+                         int64_t limit, int64_t B, int64_t T)
 {
     (void)kn;
     int32_t count = 0;
+    int64_t dropped = 0;
     start[0] = 0;
     for (int64_t b = 0; b < B; b++) {
         for (int64_t i = b * T; i < (b + 1) * T; i++)
-            if (logit[i] > threshold)
+            if (logit[i] > threshold && count - start[b] < limit)
                 index[count++] = (int32_t)i;
+            else
+                dropped += logit[i] > threshold;
         start[b + 1] = count;
+    }
+    return dropped;
+}
+
+static void ref_balance(const kernels *kn, balance_args *a)
+{
+    (void)kn;
+    const double n = (double)a->n, c = (double)a->capacity;
+    double f = 0, p = 0;
+    for (int64_t i = 0; i < a->n; i++) {
+        f += a->logit[i] > a->threshold;
+        p += sigmoid((double)a->logit[i]);
+    }
+    f /= n;
+    p /= n;
+    a->loss = f * p / c + (1 - f) * (1 - p) / (1 - c);
+    const double slope = (double)a->scale * (f / c - (1 - f) / (1 - c)) / n;
+    for (int64_t i = 0; a->dlogit && i < a->n; i++) {
+        const double s = sigmoid((double)a->logit[i]);
+        a->dlogit[i] = (float)(slope * s * (1 - s));
     }
 }
 
@@ -597,6 +620,7 @@ kernels kernels_ref(void)
         .noise = ref_noise,
         .scatter_forward = ref_scatter_forward,
         .scatter_backward = ref_scatter_backward,
+        .balance = ref_balance,
         .bce = ref_bce,
         .cross_entropy = ref_cross_entropy,
         .adamw = ref_adamw,

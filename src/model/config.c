@@ -177,6 +177,13 @@ static fathom_status check_mod(const model_config *c, fathom_error *err)
         return status_fail(err, FATHOM_INVALID_ARGUMENT,
                            "mod.causal: %s does not go with mod.router %s: stochastic takes noise, topk does not",
                            mod_causal_name(c->mod.causal), mod_router_name(c->mod.router));
+    if ((c->mod.router == MOD_ROUTER_TOKEN_CHOICE) != (c->mod.causal == MOD_CAUSAL_CHOICE))
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "mod.causal: %s does not go with mod.router %s: token-choice takes choice",
+                           mod_causal_name(c->mod.causal), mod_router_name(c->mod.router));
+    for (int64_t l = 0; c->mod.router == MOD_ROUTER_TOKEN_CHOICE && l < c->layers; l++)
+        if (c->mod.capacity[l] == 1)
+            return status_fail(err, FATHOM_INVALID_ARGUMENT, "mod.capacity: 1 of layer %lld: token-choice needs a share below 1",
+                               (long long)l);
     if (c->mod.causal == MOD_CAUSAL_PREDICTOR)
         TRY(check_range("mod.predictor_hidden", c->mod.predictor_hidden, 1, MAX_WIDTH, err));
     return FATHOM_OK;

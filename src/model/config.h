@@ -13,11 +13,13 @@
 enum { MODEL_MAX_LAYERS = 256, MODEL_MAX_BUDGETS = 16 };
 
 /* Each list: X(NAME, "text as on the command line and in config.json"). */
-#define MOD_ROUTER_LIST(X) X(NONE, "none") X(TOPK, "topk") X(STOCHASTIC, "stochastic")
+#define MOD_ROUTER_LIST(X) X(NONE, "none") X(TOPK, "topk") X(STOCHASTIC, "stochastic") \
+    X(TOKEN_CHOICE, "token-choice")
 #define MOD_GATE_LIST(X) X(RAW, "raw") X(SIGMOID, "sigmoid") X(ONE, "one")
-/* noise: the causal rule of stochastic routing (and only of it), which has nothing to predict: route where fresh noise
+/* choice: token-choice routing (and only it), where a token's own logit decides, in training and after.
+ * noise: the causal rule of stochastic routing (and only of it), which has nothing to predict: route where fresh noise
  * passes the quantile that lets a share c through (kept as the layer's threshold). */
-#define MOD_CAUSAL_LIST(X) X(PREDICTOR, "predictor") X(AUX, "aux") X(NOISE, "noise")
+#define MOD_CAUSAL_LIST(X) X(PREDICTOR, "predictor") X(AUX, "aux") X(NOISE, "noise") X(CHOICE, "choice")
 #define CONFIG_ENUM_ROUTER(name, text) MOD_ROUTER_##name,
 #define CONFIG_ENUM_GATE(name, text) MOD_GATE_##name,
 #define CONFIG_ENUM_CAUSAL(name, text) MOD_CAUSAL_##name,
@@ -35,7 +37,7 @@ typedef struct model_config {
         mod_router router;    /* NONE for a plain model */
         mod_gate gate;
         mod_causal causal;
-        float aux_weight;     /* lambda of the aux cross-entropy */
+        float aux_weight;     /* lambda of the aux cross-entropy, or of token-choice's balancing loss */
         int64_t predictor_hidden; /* p */
         float capacity[MODEL_MAX_LAYERS];  /* per layer; 0 = plain block */
         float threshold[MODEL_MAX_LAYERS]; /* per layer: causal rule routes where its logit > threshold */
@@ -71,7 +73,7 @@ static inline bool model_layer_routed(const model_config *c, int64_t layer)
 int64_t model_routed_layers(const model_config *c);
 /* k of a routed layer for a sequence of T tokens: max(1, round(c T)), at most T. */
 int64_t model_routed_tokens(const model_config *c, int64_t layer, int64_t T);
-/* Does the layer have a router matrix (topk)? A predictor? */
+/* Does the layer have a router matrix (topk, token-choice)? A predictor? */
 static inline bool model_layer_has_router(const model_config *c, int64_t layer)
 {
     return model_layer_routed(c, layer) && c->mod.router != MOD_ROUTER_STOCHASTIC;

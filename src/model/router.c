@@ -17,7 +17,7 @@ void route_plan(const model_config *c, arena *a, int64_t tokens, int64_t chosen,
         .position = arena_alloc(a, (size_t)chosen, sizeof(int32_t)),
     };
     out->rule = c->mod.causal == MOD_CAUSAL_PREDICTOR ? floats(a, tokens, 1) : out->logit;
-    if (train && c->mod.causal == MOD_CAUSAL_AUX)
+    if (train && (c->mod.causal == MOD_CAUSAL_AUX || c->mod.causal == MOD_CAUSAL_CHOICE))
         out->dlogit = floats(a, tokens, 1);
 }
 
@@ -67,6 +67,29 @@ void router_topk(const model_env *env, const layer_params *p, const router_input
     kn->gather_int(kn, out->position, in->position, out->index, out->n);
 }
 
+void router_choice(const model_env *env, const layer_params *p, const router_input *in, route *out)
+{
+    const kernels *kn = env->kn;
+    const int64_t k = model_routed_tokens(env->config, in->layer, in->T);
+    router_logits(env, p, in, out);
+    out->dropped = kn->above(kn, out->index, out->start, out->logit, env->threshold[in->layer], k, in->B, in->T);
+    out->n = out->start[in->B];
+    kn->gather_int(kn, out->position, in->position, out->index, out->n);
+}
+
+router_score router_balance(const model_env *env, const layer_params *p, const layer_params *g, const router_input *in, float scale,
+                            route *r)
+{
+    const kernels *kn = env->kn;
+    const int64_t n = in->B * in->T;
+    balance_args balance = {.n = n, .logit = r->logit, .threshold = env->threshold[in->layer],
+                            .capacity = env->config->mod.capacity[in->layer], .scale = scale, .dlogit = g ? r->dlogit : NULL};
+    kn->balance(kn, &balance);
+    if (g)
+        kn->rowdot_backward(kn, NULL, NULL, g->router, NULL, r->dlogit, in->x, p->router, n, env->config->dim, env->scratch);
+    return (router_score){.loss = balance.loss, .agreed = n - r->dropped};
+}
+
 void router_causal(const model_env *env, const layer_params *p, const layer_weights *w, const router_input *in,
                    const router_temps *t, route *out)
 {
@@ -74,7 +97,7 @@ void router_causal(const model_env *env, const layer_params *p, const layer_weig
     router_logits(env, p, in, out);
     if (w->fc1.data)
         predictor_logits(env, p, w, in, t, out);
-    kn->above(kn, out->index, out->start, out->rule, env->threshold[in->layer], in->B, in->T);
+    kn->above(kn, out->index, out->start, out->rule, env->threshold[in->layer], in->T, in->B, in->T);
     out->n = out->start[in->B];
     kn->gather_int(kn, out->position, in->position, out->index, out->n);
 }

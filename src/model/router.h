@@ -1,8 +1,10 @@
 /* Which tokens go through a routed block: both decisions side by side.
  *
  *   router_topk    as trained: per sequence the k largest logits. It looks at the whole sequence, so it is NOT causal.
+ *   router_choice  as trained with token-choice: each token by its own logit, of those that choose the block the first k of a
+ *                  sequence; the rest are dropped, which sampling, without a limit, does not do.
  *   router_causal  when sampling: each token on its own, where the causal rule's logit passes the layer's threshold:
- *                  the predictor's, the router's own (aux), or noise (stochastic routing).
+ *                  the predictor's, the router's own (aux, choice), or noise (stochastic routing).
  *
  * router_learn trains the causal rule towards membership in the top-k. The predictor reads the stream as a constant, so
  * its whole gradient is found during the forward pass; the aux loss leaves dlogit for the backward pass. */
@@ -19,8 +21,9 @@ typedef struct route {
     int32_t *index;    /* [n] rows of the stream that were chosen */
     int32_t *position; /* [n] their positions */
     int32_t *start;    /* host [B + 1] */
-    float *dlogit;     /* [B, T] gradient of the aux loss; NULL unless training with it */
+    float *dlogit;     /* [B, T] gradient of the aux or balancing loss; NULL unless training with it */
     int64_t n;
+    int64_t dropped;   /* token-choice: tokens that chose the block and found it full */
 } route;
 
 /* Room for the predictor, shared by all layers. */
@@ -45,8 +48,13 @@ void route_plan(const model_config *c, arena *a, int64_t tokens, int64_t chosen,
 void router_temps_plan(const model_config *c, arena *a, int64_t tokens, bool train, router_temps *out);
 
 void router_topk(const model_env *env, const layer_params *p, const router_input *in, route *out);
+void router_choice(const model_env *env, const layer_params *p, const router_input *in, route *out);
 void router_causal(const model_env *env, const layer_params *p, const layer_weights *w, const router_input *in,
                    const router_temps *t, route *out);
+/* After router_choice: the balancing loss, with g NULL only scored. Its agreement is that of training with sampling: all but
+ * the dropped. */
+router_score router_balance(const model_env *env, const layer_params *p, const layer_params *g, const router_input *in, float scale,
+                            route *r);
 /* After router_topk: the causal rule's logits against membership. g NULL: score only; otherwise gradients, scaled. Not for
  * stochastic routing. */
 router_score router_learn(const model_env *env, const layer_params *p, const layer_weights *w, const layer_params *g,

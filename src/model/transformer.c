@@ -265,12 +265,15 @@ static void route_layer(workspace *ws, pass *p, int64_t layer)
         router_causal(&ws->env, params, weights, &in, &ws->router, r);
         p->result.flops += flops_routing(c, layer, p->B * p->T, true);
     } else {
-        router_topk(&ws->env, params, &in, r);
+        const bool choice = c->mod.router == MOD_ROUTER_TOKEN_CHOICE;
         const bool learn = (p->grads || p->score_rule) && c->mod.causal != MOD_CAUSAL_NOISE;
+        (choice ? router_choice : router_topk)(&ws->env, params, &in, r);
         if (learn) {
-            const float weight = p->rule_scale * (c->mod.causal == MOD_CAUSAL_AUX ? c->mod.aux_weight : 1);
-            const router_score score = router_learn(&ws->env, params, weights, p->grads ? &p->grads->layer[layer] : NULL, &in,
-                                                    &ws->router, weight, r);
+            const float weight = p->rule_scale * (c->mod.causal == MOD_CAUSAL_PREDICTOR ? 1 : c->mod.aux_weight);
+            const layer_params *g = p->grads ? &p->grads->layer[layer] : NULL;
+            const router_score score = choice ? router_balance(&ws->env, params, g, &in, weight, r)
+                                              : router_learn(&ws->env, params, weights, g, &in, &ws->router, weight, r);
+            p->result.dropped += choice ? r->dropped : 0;
             p->result.aux_loss += score.loss;
             p->result.agreed += score.agreed;
             p->result.decided += p->B * p->T;
@@ -357,29 +360,38 @@ static void recompute_block(workspace *ws, const rows *r, int64_t l)
     block_update(&ws->env, &ws->m->params.layer[l], &ws->m->weights.layer[l], &packed, ws->acts[l].x_in, &acts, NULL);
 }
 
+/* The block's own part: none where no token was routed. */
+static void backward_block(workspace *ws, const rows *r, const float *logit, const layer_params *g, int64_t l)
+{
+    const kernels *kn = ws->env.kn;
+    const model_config *c = &ws->m->config;
+    const layer_params *w = &ws->m->params.layer[l];
+    const block_acts *acts = &ws->acts[l];
+    const block_temps *t = &ws->temps;
+    if (ws->kind == WORKSPACE_RECOMPUTE)
+        recompute_block(ws, r, l);
+    kn->scatter_backward(kn, &(scatter_args){.n = r->n, .d = c->dim, .gate = (int)c->mod.gate, .index = r->index,
+                                             .logit = logit, .u = acts->u, .dx = ws->dx, .du = t->du,
+                                             .dlogit = logit ? t->dlogit : NULL});
+    block_backward(&ws->env, w, g, r, acts, t, ws->dx);
+    if (logit)
+        kn->rowdot_backward(kn, ws->dx, r->index, g->router, NULL, t->dlogit, acts->x_in, w->router, r->n, c->dim,
+                            ws->env.scratch);
+}
+
 static void backward_layer(workspace *ws, const pass *p, int64_t l)
 {
     const kernels *kn = ws->env.kn;
     const model_config *c = &ws->m->config;
-    const layer_params *w = &ws->m->params.layer[l], *g = &p->grads->layer[l];
-    const block_acts *acts = &ws->acts[l];
-    const block_temps *t = &ws->temps;
     const bool routed = model_layer_routed(c, l);
     const route *decision = &ws->routes[l];
     const rows r = routed ? routed_rows(decision, p->B) : all_rows(ws, p->B, p->T);
-    const float *logit = routed ? router_gate_logits(c, decision) : NULL;
-    if (ws->kind == WORKSPACE_RECOMPUTE)
-        recompute_block(ws, &r, l);
-    kn->scatter_backward(kn, &(scatter_args){.n = r.n, .d = c->dim, .gate = (int)c->mod.gate, .index = r.index,
-                                             .logit = logit, .u = acts->u, .dx = ws->dx, .du = t->du,
-                                             .dlogit = logit ? t->dlogit : NULL});
-    block_backward(&ws->env, w, g, &r, acts, t, ws->dx);
-    if (logit)
-        kn->rowdot_backward(kn, ws->dx, r.index, g->router, NULL, t->dlogit, acts->x_in, w->router, r.n, c->dim,
-                            ws->env.scratch);
-    if (routed && decision->dlogit) /* the aux loss reads every row; its share of dw was added by router_learn */
-        kn->gemm(kn, &(gemm_args){.m = p->B * p->T, .n = c->dim, .k = 1, .a = decision->dlogit, .lda = 1, .b = w->router,
-                                  .ldb = c->dim, .c = ws->dx, .ldc = c->dim, .alpha = 1, .beta = 1});
+    if (r.n > 0)
+        backward_block(ws, &r, routed ? router_gate_logits(c, decision) : NULL, &p->grads->layer[l], l);
+    if (routed && decision->dlogit) /* aux and balancing losses read every row; their share of dw was added in the forward pass */
+        kn->gemm(kn, &(gemm_args){.m = p->B * p->T, .n = c->dim, .k = 1, .a = decision->dlogit, .lda = 1,
+                                  .b = ws->m->params.layer[l].router, .ldb = c->dim, .c = ws->dx, .ldc = c->dim, .alpha = 1,
+                                  .beta = 1});
 }
 
 pass_result transformer_train(workspace *ws, const model_params *grads, const train_input *in)

@@ -34,6 +34,7 @@ typedef struct pass_result {
     int64_t targets;
     double aux_loss;   /* sum over routed layers of the causal rule's mean cross-entropy */
     int64_t agreed, decided; /* (token, routed layer) pairs on which the causal rule agrees with top-k; pairs judged */
+    int64_t dropped;         /* token-choice: pairs that chose the block and found it full */
     int64_t routed, routable; /* pairs that went through the block; pairs there were */
     double flops;      /* of the forward pass as it was done */
 } pass_result;

@@ -71,6 +71,8 @@ void run_log_step(FILE *log, const train_step_info *info)
     number(log, "tokens_per_s", info->tokens_per_s);
     number(log, "aux_loss", info->aux_loss);
     number(log, "router_accuracy", info->router_accuracy);
+    if (!isnan(info->dropped))
+        number(log, "dropped", info->dropped);
     if (info->skipped)
         fputs(", \"skipped\": true", log);
     fputs("}\n", log);

@@ -396,6 +396,7 @@ static pass_result accumulate_gradients(trainer *t)
         total.targets += p.targets;
         total.aux_loss += p.aux_loss / (double)accum;
         total.agreed += p.agreed;
+        total.dropped += p.dropped;
         total.decided += p.decided;
     }
     return total;
@@ -431,6 +432,8 @@ void trainer_step(trainer *t, train_step_info *info)
                               .loss = loss, .lr = lr, .grad_norm = norm, .tokens_per_s = (double)r.targets / seconds,
                               .aux_loss = r.decided ? r.aux_loss : NAN,
                               .router_accuracy = r.decided ? (double)r.agreed / (double)r.decided : NAN,
+                              .dropped = t->m->config.mod.router == MOD_ROUTER_TOKEN_CHOICE
+                                             ? (double)r.dropped / (double)r.decided : NAN,
                               .skipped = !good, .seconds_left = seconds * (double)(t->total - t->at.step)};
 }
 

@@ -37,6 +37,7 @@ typedef struct train_step_info {
     int64_t tokens;
     double flops, loss, lr, grad_norm, tokens_per_s;
     double aux_loss, router_accuracy; /* NaN for a model without a learned causal rule */
+    double dropped; /* token-choice: share of (token, routed layer) pairs that found the block full; otherwise NaN */
     bool skipped;
     double seconds_left;
 } train_step_info;

@@ -57,6 +57,9 @@ for what in decode prefill; do
         done
     done
 done
+"$fathom" train --data "$work/text.txt" --out "$work/choice" --steps 12 --log-every 1 $shape --mod token-choice --mod-capacity 0.25 >/dev/null 2>&1
+check "token-choice trains and logs what is dropped" grep -q '"dropped": 0\.' "$work/choice/log.jsonl"
+check "token-choice generates" "$fathom" generate "$work/choice" --prompt "line " --max-tokens 5
 cp -r "$work/run" "$work/dial"
 "$fathom" calibrate "$work/dial" --data "$work/text.txt" --tokens 4096 --json >"$work/calibrate.json" 2>/dev/null
 check "calibrate --json has points" grep -q '"routed_fraction"' "$work/calibrate.json"
@@ -169,6 +172,9 @@ refuses "budget of top-k routing" 2 "--budget" "$fathom" eval "$work/dial" --dat
 "$fathom" train --data "$work/text.txt" --out "$work/plain" --steps 2 $shape >/dev/null 2>&1
 refuses "calibrating a plain model" 1 "plain" "$fathom" calibrate "$work/plain" --data "$work/text.txt"
 refuses "calibrating without text" 2 "--data" "$fathom" calibrate "$work/dial"
+refuses "token-choice with a predictor" 2 "token-choice" "$fathom" flops --mod token-choice --mod-causal predictor
+refuses "token-choice at full capacity" 2 "token-choice" "$fathom" flops --mod token-choice --mod-capacity 1
+refuses "choice without token-choice" 2 "choice" "$fathom" flops --mod topk --mod-causal choice
 refuses "unknown capacity schedule" 2 "--mod-capacity-schedule" "$fathom" flops --mod topk --mod-capacity-schedule steep
 refuses "schedule with one capacity" 2 "--mod-capacity" "$fathom" flops --mod topk --mod-capacity-schedule linear
 refuses "schedule out of range" 2 "--mod-capacity" "$fathom" flops --mod topk --mod-capacity-schedule cosine --mod-capacity 0.5,1.5

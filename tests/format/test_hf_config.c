@@ -407,7 +407,7 @@ static void test_unsupported(void **state)
     unsupported(LLAMA(",\"sliding_window\":128,\"use_sliding_window\":true"), "sliding_window", "128");
     unsupported(LLAMA(",\"mod\":{}"), "mod", "{}");
 #define MOD(fields) FATHOM("{\"layers\":[1],\"capacity\":0.5" fields "}")
-    unsupported(MOD(",\"router\":\"token-choice\""), "mod.router", "token-choice");
+    unsupported(MOD(",\"router\":\"dice\""), "mod.router", "dice");
     unsupported(MOD(",\"router\":\"topk\",\"gate\":\"tanh\""), "mod.gate", "tanh");
     unsupported(MOD(",\"router\":\"topk\",\"causal\":\"oracle\""), "mod.causal", "oracle");
 }

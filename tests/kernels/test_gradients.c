@@ -627,7 +627,19 @@ static void topk_cases(void **state)
                     }
                 }
             }
-            both[b].above(&both[b], rows, start, r, 0.5f, B, T);
+            /* with a limit: the first k of a sequence, the rest counted */
+            const int64_t over = both[b].above(&both[b], rows, start, r, 0.5f, k, B, T);
+            int64_t passed = 0;
+            for (int64_t s = 0; s < B; s++) {
+                int64_t here = 0;
+                for (int64_t t = 0; t < T; t++)
+                    if (r[s * T + t] > 0.5f && here++ < k)
+                        assert_int_equal(rows[start[s] + here - 1], s * T + t);
+                assert_int_equal(start[s + 1] - start[s], here < k ? here : k);
+                passed += here;
+            }
+            assert_int_equal(start[B] + over, passed);
+            assert_int_equal(both[b].above(&both[b], rows, start, r, 0.5f, T, B, T), 0);
             int32_t n = 0;
             for (int64_t i = 0; i < B * T; i++) {
                 if (i % T == 0)
@@ -642,6 +654,45 @@ static void topk_cases(void **state)
             free(rows);
             free(member);
         }
+}
+
+/* The balancing loss against its formula, its gradient against differences with the share of choosers frozen. */
+static void balance_cases(void **state)
+{
+    (void)state;
+    enum { N = 57 };
+    const kernels both[] = {kernels_ref(), kernels_cpu()};
+    const double c = 0.3;
+    for (int b = 0; b < 2; b++) {
+        float z[N], gradient[N];
+        double f = 0;
+        for (int i = 0; i < N; i++) {
+            z[i] = (float)normal();
+            f += z[i] > 0.1f ? 1.0 / N : 0;
+        }
+        balance_args a = {.n = N, .logit = z, .threshold = 0.1f, .capacity = (float)c, .scale = 1.7f, .dlogit = gradient};
+        both[b].balance(&both[b], &a);
+        for (int i = -1; i < N; i++) {
+            double losses[2];
+            for (int up = 0; up < 2; up++) {
+                double p = 0;
+                for (int j = 0; j < N; j++)
+                    p += 1 / (1 + exp(-((double)z[j] + (j == i ? (up ? 1e-5 : -1e-5) : 0)))) / N;
+                losses[up] = f * p / c + (1 - f) * (1 - p) / (1 - c);
+            }
+            if (i < 0)
+                assert_float_equal(a.loss, losses[0], 1e-6);
+            else
+                assert_float_equal(gradient[i], 1.7 * (losses[1] - losses[0]) / 2e-5, 1e-6);
+        }
+        /* least, 1, where as many choose as should, with that probability */
+        float even[10];
+        for (int i = 0; i < 10; i++)
+            even[i] = (float)log(0.3 / 0.7) + (i < 3 ? 1e-3f : -1e-3f);
+        balance_args at = {.n = 10, .logit = even, .threshold = (float)log(0.3 / 0.7), .capacity = 0.3f};
+        both[b].balance(&both[b], &at);
+        assert_float_equal(at.loss, 1, 1e-3);
+    }
 }
 
 static void adamw_cases(void **state)
@@ -745,6 +796,7 @@ int main(void)
         cmocka_unit_test(bce_cases),     cmocka_unit_test(embed_cases),         cmocka_unit_test(attention_cases),
         cmocka_unit_test(gemm_cases),    cmocka_unit_test(rope_cases),          cmocka_unit_test(topk_cases),
         cmocka_unit_test(adamw_cases),   cmocka_unit_test(special_values),      cmocka_unit_test(tables_are_complete),
+        cmocka_unit_test(balance_cases),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -77,9 +77,9 @@ static train_result gradients_of(model *m, const int32_t *tokens, const int32_t 
 static void recomputation_changes_no_bit(void **state)
 {
     (void)state;
-    const mod_router routers[] = {MOD_ROUTER_NONE, MOD_ROUTER_TOPK, MOD_ROUTER_TOPK, MOD_ROUTER_STOCHASTIC};
-    const mod_causal rules[] = {MOD_CAUSAL_PREDICTOR, MOD_CAUSAL_PREDICTOR, MOD_CAUSAL_AUX, MOD_CAUSAL_NOISE};
-    for (int i = 0; i < 4; i++) {
+    const mod_router routers[] = {MOD_ROUTER_NONE, MOD_ROUTER_TOPK, MOD_ROUTER_TOPK, MOD_ROUTER_STOCHASTIC, MOD_ROUTER_TOKEN_CHOICE};
+    const mod_causal rules[] = {MOD_CAUSAL_PREDICTOR, MOD_CAUSAL_PREDICTOR, MOD_CAUSAL_AUX, MOD_CAUSAL_NOISE, MOD_CAUSAL_CHOICE};
+    for (int i = 0; i < 5; i++) {
         const model_config c = tiny_config(routers[i], i == 3 ? MOD_GATE_ONE : MOD_GATE_RAW, rules[i]);
         model m = tiny_model(&c, 2);
         int32_t tokens[B * 23], targets[B * 23];
@@ -99,6 +99,38 @@ static void recomputation_changes_no_bit(void **state)
     assert_true((double)workspace_bytes(&m, 8, 1024, WORKSPACE_RECOMPUTE) <
                 0.4 * (double)workspace_bytes(&m, 8, 1024, WORKSPACE_TRAIN));
     model_free(&m);
+}
+
+/* Token-choice when nobody chooses a block, in one layer and in all: the block is skipped both ways, and only the balancing loss
+ * reaches its router. */
+static void no_token_need_choose(void **state)
+{
+    (void)state;
+    for (int both = 0; both < 2; both++) {
+        model_config c = tiny_config(MOD_ROUTER_TOKEN_CHOICE, MOD_GATE_RAW, MOD_CAUSAL_CHOICE);
+        c.mod.threshold[1] = 1e6f;
+        c.mod.threshold[3] = both ? 1e6f : 0;
+        model m = tiny_model(&c, 2);
+        int32_t tokens[B * 23], targets[B * 23];
+        make_batch(&m, tokens, targets);
+        const pass_result causal = loss_of(&m, ROUTING_CAUSAL, tokens, targets);
+        const train_result kept = gradients_of(&m, tokens, targets), again = gradients_by(&m, WORKSPACE_RECOMPUTE, tokens, targets);
+        if (both)
+            assert_true(kept.loss == causal.loss_sum && causal.routed == 0);
+        assert_memory_equal(kept.grads, again.grads, (size_t)m.list.size * sizeof(float));
+        for (int64_t i = 0; i < m.list.count; i++) {
+            const param_info *p = &m.list.items[i];
+            double squares = 0;
+            for (int64_t j = 0; j < p->size; j++)
+                squares += pow((double)kept.grads[p->offset + j], 2);
+            const bool skipped = strncmp(p->name, "model.layers.1.", 15) == 0 || (both && strncmp(p->name, "model.layers.3.", 15) == 0);
+            assert_true(isfinite(squares));
+            assert_int_equal(squares > 0, !skipped || strstr(p->name, "router") != NULL);
+        }
+        free(kept.grads);
+        free(again.grads);
+        model_free(&m);
+    }
 }
 
 /* Rounding an input to bfloat16 moves it by 2^-9 at most, a product of two by 2^-8; a gradient has gone through some 8 products
@@ -296,7 +328,7 @@ int main(void)
         cmocka_unit_test(backends_agree),             cmocka_unit_test(flops_equal_the_formula),
         cmocka_unit_test(flops_by_hand),              cmocka_unit_test(nan_is_seen),
         cmocka_unit_test(memory_is_linear),           cmocka_unit_test(recomputation_changes_no_bit),
-        cmocka_unit_test(bf16_gradients_are_close),
+        cmocka_unit_test(bf16_gradients_are_close),   cmocka_unit_test(no_token_need_choose),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

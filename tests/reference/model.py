@@ -102,14 +102,24 @@ class Model:
                 if causal:
                     s = (rule[b] > self.threshold[l]).nonzero().flatten()
                 elif frozen:
-                    s = torch.tensor(frozen[str(l)][b])
+                    s = torch.tensor(frozen[str(l)][b], dtype=torch.long)
+                elif self.mod["router"] == "token-choice":
+                    k = min(T, max(1, round_half_away(self.capacity[l] * T)))
+                    s = (r[b] > self.threshold[l]).nonzero().flatten()[:k]
                 else:
                     k = min(T, max(1, round_half_away(self.capacity[l] * T)))
                     s = torch.tensor(sorted(sorted(range(T), key=lambda i: (-r[b, i].item(), i))[:k]))
                 rows.append(s)
                 member[b, s] = 1
             selected[str(l)] = [s.tolist() for s in rows]
-            if not causal and self.mod["causal"] != "noise":
+            if not causal and self.mod["router"] == "token-choice":
+                c, f, p = self.capacity[l], (r > self.threshold[l]).double().mean().item(), torch.sigmoid(r).mean()
+                balance = f * p / c + (1 - f) * (1 - p) / (1 - c)
+                rule_loss = rule_loss + balance
+                weighted = weighted + balance * self.mod["aux_weight"]
+                agreed += ((r > self.threshold[l]) == (member > 0)).sum().item()
+                pairs += B * T
+            elif not causal and self.mod["causal"] != "noise":
                 bce = F.binary_cross_entropy_with_logits(rule, member.double())
                 rule_loss = rule_loss + bce
                 weighted = weighted + bce * (self.mod["aux_weight"] if self.mod["causal"] == "aux" else 1.0)

@@ -9,7 +9,7 @@ if ! /usr/bin/python3 -c 'import torch' 2>/dev/null; then
     exit 77
 fi
 cases=
-for kind in plain untied raw sigmoid-aux raw-aux one stochastic; do
+for kind in plain untied raw sigmoid-aux raw-aux one stochastic token-choice token-choice-sigmoid; do
     for seed in 1 2; do
         "$FATHOM_BUILD/tests/tool_case" "$work/$kind-$seed" $kind $seed || exit 1
         cases="$cases $work/$kind-$seed"

@@ -26,6 +26,8 @@ static const struct {
     {"raw-aux", MOD_ROUTER_TOPK, MOD_GATE_RAW, MOD_CAUSAL_AUX, true},
     {"one", MOD_ROUTER_TOPK, MOD_GATE_ONE, MOD_CAUSAL_PREDICTOR, false},
     {"stochastic", MOD_ROUTER_STOCHASTIC, MOD_GATE_ONE, MOD_CAUSAL_NOISE, false},
+    {"token-choice", MOD_ROUTER_TOKEN_CHOICE, MOD_GATE_RAW, MOD_CAUSAL_CHOICE, false},
+    {"token-choice-sigmoid", MOD_ROUTER_TOKEN_CHOICE, MOD_GATE_SIGMOID, MOD_CAUSAL_CHOICE, true},
 };
 
 typedef struct recorder {

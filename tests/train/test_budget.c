@@ -22,7 +22,8 @@ static const struct {
     mod_causal causal;
 } kinds[] = {{MOD_ROUTER_TOPK, MOD_GATE_RAW, MOD_CAUSAL_PREDICTOR},
              {MOD_ROUTER_TOPK, MOD_GATE_SIGMOID, MOD_CAUSAL_AUX},
-             {MOD_ROUTER_STOCHASTIC, MOD_GATE_ONE, MOD_CAUSAL_NOISE}};
+             {MOD_ROUTER_STOCHASTIC, MOD_GATE_ONE, MOD_CAUSAL_NOISE},
+             {MOD_ROUTER_TOKEN_CHOICE, MOD_GATE_RAW, MOD_CAUSAL_CHOICE}};
 enum { KINDS = sizeof kinds / sizeof *kinds };
 
 static fathom_model calibrated(int kind, calibration_point points[COUNT])

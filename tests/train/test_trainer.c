@@ -112,7 +112,8 @@ static void every_kind_learns(void **state)
         mod_router router;
         mod_causal causal;
     } kinds[] = {{MOD_ROUTER_NONE, MOD_CAUSAL_PREDICTOR}, {MOD_ROUTER_TOPK, MOD_CAUSAL_PREDICTOR},
-                 {MOD_ROUTER_TOPK, MOD_CAUSAL_AUX}, {MOD_ROUTER_STOCHASTIC, MOD_CAUSAL_NOISE}};
+                 {MOD_ROUTER_TOPK, MOD_CAUSAL_AUX}, {MOD_ROUTER_STOCHASTIC, MOD_CAUSAL_NOISE},
+                 {MOD_ROUTER_TOKEN_CHOICE, MOD_CAUSAL_CHOICE}};
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
         model m = fresh(kinds[i].router, kinds[i].causal);
         const train_options o = quick(150);
