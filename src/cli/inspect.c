@@ -19,7 +19,7 @@ typedef struct inspect_command {
     bool stats, json;
 } inspect_command;
 
-enum { LABEL = 9 }; /* columns of a layer's label */
+enum { LABEL = 9, MOST_HTML = 20000 }; /* columns of a layer's label; tokens that a browser draws in one page */
 
 /* --- a token as it stands in a column of the map --- */
 
@@ -27,8 +27,12 @@ enum { LABEL = 9 }; /* columns of a layer's label */
 static size_t character(const char *s, size_t left)
 {
     const unsigned char first = (unsigned char)*s;
-    const size_t size = first < 0x80 ? 1 : first >= 0xf0 && first < 0xf5 ? 4 : first >= 0xe0 ? 3 : first >= 0xc2 ? 2 : 0;
-    if (size == 0 || size > left || first >= 0xf5)
+    const size_t size = first < 0x80 ? 1 : first < 0xc2 ? 0 : first < 0xe0 ? 2 : first < 0xf0 ? 3 : first < 0xf5 ? 4 : 0;
+    if (size == 0 || size > left)
+        return 0;
+    /* neither longer than need be, nor half of a pair, nor past the last character */
+    const unsigned char second = size > 1 ? (unsigned char)s[1] : 0, low = first == 0xe0 ? 0xa0 : first == 0xf0 ? 0x90 : 0x80;
+    if (size > 1 && (second < low || second > (first == 0xed ? 0x9f : first == 0xf4 ? 0x8f : 0xbf)))
         return 0;
     for (size_t i = 1; i < size; i++)
         if (((unsigned char)s[i] & 0xc0) != 0x80)
@@ -65,6 +69,7 @@ typedef struct map {
     const inspect_cell *cells;
     bool color;
     int width;
+    const float *low, *high; /* [layers] weights of the routed tokens */
 } map;
 
 /* Dark violet over green to yellow: light grows with the value, so it reads without colour vision too. */
@@ -100,10 +105,10 @@ static void put(const map *m, bool routed, double value, int columns)
     printf("\x1b[48;2;%d;%d;%dm%*s\x1b[0m", rgb[0], rgb[1], rgb[2], columns, "");
 }
 
-static void print_layer(const map *m, const trace_layer *l, int64_t begin, int64_t end)
+static void print_layer(const map *m, int64_t layer, int64_t begin, int64_t end)
 {
-    float low, high;
-    weight_range(m->t, l, &low, &high);
+    const trace_layer *l = &m->t->layer[layer];
+    const float low = m->low[layer], high = m->high[layer];
     printf("block%3d ", (int)l->layer);
     for (int64_t i = begin; i < end; i++)
         put(m, l->routed[i], high > low ? (double)((l->weight[i] - low) / (high - low)) : 1, m->cells[i].columns);
@@ -121,17 +126,15 @@ static void print_map(const map *m)
             fputs(m->cells[i].text, stdout);
         putchar('\n');
         for (int64_t l = m->t->layers - 1; l >= 0; l--) /* depth upwards, as in the paper's figure */
-            print_layer(m, &m->t->layer[l], begin, end);
+            print_layer(m, l, begin, end);
         putchar('\n');
         begin = end;
     }
     for (int64_t l = 0; l < m->t->layers; l++) {
-        float low, high;
-        weight_range(m->t, &m->t->layer[l], &low, &high);
         printf("block%3d  %5.1f %% of the tokens", (int)m->t->layer[l].layer,
                100.0 * (double)m->t->layer[l].selected / (double)m->t->count);
         if (m->t->layer[l].selected > 0)
-            printf(", weights %.3f to %.3f", (double)low, (double)high);
+            printf(", weights %.3f to %.3f", (double)m->low[l], (double)m->high[l]);
         putchar('\n');
     }
 }
@@ -210,7 +213,10 @@ static int show(const inspect_command *c, const char *dir, const fathom_model *m
         const char *text = tokenizer_text(model->tok, ids[i], &bytes);
         cells[i] = inspect_cell_make(text ? text : "", bytes);
     }
-    print_map(&(map){t, cells, wants_color(c->color), c->width ? (int)c->width : terminal_width()});
+    float low[MODEL_MAX_LAYERS], high[MODEL_MAX_LAYERS];
+    for (int64_t l = 0; l < t->layers; l++)
+        weight_range(t, &t->layer[l], &low[l], &high[l]);
+    print_map(&(map){t, cells, wants_color(c->color), c->width ? (int)c->width : terminal_width(), low, high});
     printf("%s routing, %lld tokens", c->routing, (long long)t->count);
     if (isfinite(t->mean_loss))
         printf(", loss %.4f nats/token", t->mean_loss);
@@ -269,6 +275,8 @@ static int run(const inspect_command *c, const char *dir, routing r)
         status = budget_thresholds(&loaded->m.config, c->budget, threshold, &err);
     if (status == FATHOM_OK)
         status = (c->stats ? read_corpus : read_text)(c, loaded, &ids, &count, &err);
+    if (status == FATHOM_OK && c->html && count > MOST_HTML)
+        status = status_fail(&err, FATHOM_INVALID_ARGUMENT, "--html: %lld tokens: a page holds at most %d", (long long)count, MOST_HTML);
     if (status == FATHOM_OK && trace_run(&loaded->m, r, c->budget != 0 ? threshold : NULL, ids, count, &t, &problem) != FATHOM_OK)
         status = status_fail(&err, problem.code, "%s: %s", dir, problem.message);
     const int code = status == FATHOM_OK ? show(c, dir, loaded, &t, ids) : cli_fail(&err);

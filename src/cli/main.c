@@ -27,6 +27,15 @@ static void usage(FILE *to)
     fputs("\nfathom COMMAND --help lists a command's options; fathom --version prints the version.\n", to);
 }
 
+/* A result that could not be written is no success. */
+static int finish(int code)
+{
+    if (code != EXIT_OK || (fflush(stdout) == 0 && !ferror(stdout)))
+        return code;
+    fputs("fathom: stdout: cannot write\n", stderr);
+    return EXIT_FAILED;
+}
+
 int main(int argc, char **argv)
 {
     if (argc < 2) {
@@ -43,7 +52,7 @@ int main(int argc, char **argv)
     }
     for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
         if (strcmp(argv[1], commands[i].name) == 0)
-            return commands[i].run(argc - 2, argv + 2);
+            return finish(commands[i].run(argc - 2, argv + 2));
     fprintf(stderr, "fathom: unknown command %s (fathom --help lists them)\n", argv[1]);
     return EXIT_USAGE;
 }

@@ -20,47 +20,51 @@ static json_t *number(float x)
 }
 
 /* Bytes that are no text of their own, as a byte model's parts of a character, become U+FFFD. */
-static json_t *token_text(const tokenizer *tok, int32_t id)
+static json_t *text_or_sign(const char *text, size_t bytes)
 {
-    size_t bytes = 0;
-    const char *text = tokenizer_text(tok, id, &bytes);
     json_t *whole = text ? json_stringn(text, bytes) : NULL;
     return whole ? whole : json_string("\xEF\xBF\xBD");
 }
 
-/* jansson's containers take NULL for an error, and json_dumps fails on it; so only the end need be checked. */
-static json_t *layer_data(const trace *t, const trace_layer *l)
+static json_t *token_text(const tokenizer *tok, int32_t id)
 {
-    json_t *o = json_object(), *selected = json_array(), *weights = json_array();
-    for (int64_t i = 0; i < t->count; i++) {
-        if (l->routed[i])
-            json_array_append_new(selected, json_integer(i));
-        json_array_append_new(weights, number(l->weight[i]));
-    }
-    json_object_set_new(o, "layer", json_integer(l->layer));
-    json_object_set_new(o, "selected", selected);
-    json_object_set_new(o, "weights", weights);
-    return o;
+    size_t bytes = 0;
+    const char *text = tokenizer_text(tok, id, &bytes);
+    return text_or_sign(text, bytes);
 }
 
-static json_t *data_of(const char *title, const trace *t, const int32_t *tokens, const tokenizer *tok)
+/* 0, or below it when out of memory, as jansson's setters. */
+static int put_layer(json_t *layers, const trace *t, const trace_layer *l)
 {
-    json_t *o = json_object(), *texts = json_array(), *ids = json_array(), *loss = json_array(), *layers = json_array();
+    json_t *o = json_object(), *selected = json_array(), *weights = json_array();
+    int failed = json_array_append_new(layers, o);
     for (int64_t i = 0; i < t->count; i++) {
-        json_array_append_new(texts, token_text(tok, tokens[i]));
-        json_array_append_new(ids, json_integer(tokens[i]));
-        json_array_append_new(loss, number(t->loss[i]));
+        if (l->routed[i])
+            failed |= json_array_append_new(selected, json_integer(i));
+        failed |= json_array_append_new(weights, number(l->weight[i]));
+    }
+    failed |= json_object_set_new(o, "layer", json_integer(l->layer));
+    failed |= json_object_set_new(o, "selected", selected);
+    return failed | json_object_set_new(o, "weights", weights);
+}
+
+static int put_data(json_t *o, const char *title, const trace *t, const int32_t *tokens, const tokenizer *tok)
+{
+    json_t *texts = json_array(), *ids = json_array(), *loss = json_array(), *layers = json_array();
+    int failed = json_object_set_new(o, "tokens", texts);
+    failed |= json_object_set_new(o, "ids", ids);
+    failed |= json_object_set_new(o, "loss", loss);
+    failed |= json_object_set_new(o, "layers", layers);
+    for (int64_t i = 0; i < t->count; i++) {
+        failed |= json_array_append_new(texts, token_text(tok, tokens[i]));
+        failed |= json_array_append_new(ids, json_integer(tokens[i]));
+        failed |= json_array_append_new(loss, number(t->loss[i]));
     }
     for (int64_t l = 0; l < t->layers; l++)
-        json_array_append_new(layers, layer_data(t, &t->layer[l]));
-    json_object_set_new(o, "model", json_string(title));
-    json_object_set_new(o, "routing", json_string(t->routing == ROUTING_TOPK ? "topk" : "causal"));
-    json_object_set_new(o, "mean_loss", number((float)t->mean_loss));
-    json_object_set_new(o, "tokens", texts);
-    json_object_set_new(o, "ids", ids);
-    json_object_set_new(o, "loss", loss);
-    json_object_set_new(o, "layers", layers);
-    return o;
+        failed |= put_layer(layers, t, &t->layer[l]);
+    failed |= json_object_set_new(o, "model", text_or_sign(title, strlen(title)));
+    failed |= json_object_set_new(o, "routing", json_string(t->routing == ROUTING_TOPK ? "topk" : "causal"));
+    return failed | json_object_set_new(o, "mean_loss", number((float)t->mean_loss));
 }
 
 /* In a page "<" could end the script element or begin a comment; inside a JSON string it may be written by its number, and JSON has
@@ -81,8 +85,8 @@ static void write_json(FILE *to, const char *json)
 fathom_status report_write(const char *path, const char *title, const trace *t, const int32_t *tokens, const tokenizer *tok,
                            fathom_error *err)
 {
-    json_t *data = data_of(title, t, tokens, tok);
-    char *json = json_dumps(data, JSON_COMPACT | JSON_REAL_PRECISION(7));
+    json_t *data = json_object();
+    char *json = put_data(data, title, t, tokens, tok) == 0 ? json_dumps(data, JSON_COMPACT | JSON_REAL_PRECISION(7)) : NULL;
     json_decref(data);
     if (!json)
         return status_fail(err, FATHOM_OUT_OF_MEMORY, "%s: out of memory", path);

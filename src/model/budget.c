@@ -5,11 +5,20 @@
 
 double budget_share(const model_config *c, int64_t layer, double budget)
 {
-    double sum = 0;
-    for (int64_t l = 0; l < c->layers; l++)
-        sum += model_layer_routed(c, l) ? (double)c->mod.capacity[l] : 0;
-    const double share = budget * (double)c->mod.capacity[layer] * (double)model_routed_layers(c) / sum;
-    return share < 1 ? share : 1;
+    const double total = budget * (double)model_routed_layers(c);
+    double scale = 0, before = -1;
+    while (scale > before) { /* what layers that are full cannot take goes to the others: a round fills one more at least */
+        double full = 0, sum = 0;
+        for (int64_t l = 0; l < c->layers; l++)
+            if (model_layer_routed(c, l)) {
+                const bool filled = scale * (double)c->mod.capacity[l] >= 1;
+                full += filled;
+                sum += filled ? 0 : (double)c->mod.capacity[l];
+            }
+        before = scale;
+        scale = sum > 0 && total > full ? (total - full) / sum : scale;
+    }
+    return fmin(1, scale * (double)c->mod.capacity[layer]);
 }
 
 fathom_status budget_thresholds(const model_config *c, double budget, float *threshold, fathom_error *err)

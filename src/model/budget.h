@@ -1,6 +1,6 @@
 /* The compute budget of causal routing: one model, several speeds. A budget is the mean share of tokens that routed blocks
  * take; a layer's own share is in proportion to its capacity,
- *     share_l = min(1, budget c_l / mean of c over routed layers).
+ *     share_l = min(1, s c_l),  s such that the mean of the shares is the budget.
  * Calibration (train/calibrate.h) finds for some budgets the thresholds that let these shares through; between two of them a
  * threshold is interpolated linearly in log(budget). */
 #ifndef FATHOM_MODEL_BUDGET_H

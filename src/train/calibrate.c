@@ -7,7 +7,7 @@
 #include "model/budget.h"
 #include "train/evaluate.h"
 
-/* Thresholds are settled when every layer lets through its share within this part of it. */
+/* Thresholds are settled when every layer lets through its share within this part of it, or as near as equal logits allow. */
 static const double tolerance = 0.01;
 
 /* The causal rule's logits of every routed layer. */
@@ -30,28 +30,49 @@ static int descending(const void *a, const void *b)
     return (x < y) - (x > y);
 }
 
-/* Between the last logit that passes and the first that does not. */
-static float threshold_for(float *logit, int64_t n, double share)
+/* Between logit[i - 1], which passes, and logit[i], which does not; sorted downwards. */
+static float cut_before(const float *logit, int64_t n, int64_t i)
 {
-    const int64_t passing = llround(share * (double)n);
-    qsort(logit, (size_t)n, sizeof *logit, descending);
-    if (passing <= 0)
+    if (i <= 0)
         return logit[0];
-    if (passing >= n)
+    if (i >= n)
         return logit[n - 1] - 1;
-    return 0.5f * (logit[passing - 1] + logit[passing]);
+    const float middle = 0.5f * (logit[i - 1] + logit[i]);
+    return middle < logit[i - 1] ? middle : logit[i];
 }
 
-/* Windows of whole length, next to those that evaluator_run reads, so that fitting and measuring do not share text. */
-static void run_windows(evaluator *e, const batcher *b, int64_t windows)
+/* Equal logits, as a first block has them for equal tokens, pass together or not at all: the nearer way. */
+static float threshold_for(float *logit, int64_t n, double share)
+{
+    const int64_t wanted = llround(share * (double)n);
+    qsort(logit, (size_t)n, sizeof *logit, descending);
+    if (wanted <= 0 || wanted >= n)
+        return cut_before(logit, n, wanted);
+    int64_t low = wanted, high = wanted;
+    while (low > 0 && logit[low - 1] == logit[wanted])
+        low--;
+    while (high < n && logit[high] == logit[wanted])
+        high++;
+    return cut_before(logit, n, wanted - low <= high - wanted ? low : high);
+}
+
+/* The text is cut into an even number of slots spread over it: the even ones are fitted on, the odd ones measured. A text of one
+ * window serves for both. */
+static pass_result run_slots(evaluator *e, const batcher *b, int64_t pairs, int64_t odd)
 {
     const int64_t all = (b->count - 1) / b->T;
-    for (int64_t w = 0; w < windows;) {
+    pass_result total = {0};
+    for (int64_t s = 0; s < pairs;) {
         int64_t B = 0;
-        for (; B < e->B && w < windows; B++, w++)
-            batcher_heldout(b, (w * all / windows + 1) % all, e->tokens + B * e->T, e->targets + B * e->T);
-        transformer_loss(e->ws, ROUTING_CAUSAL, false, B, e->T, e->tokens, e->targets);
+        for (; B < e->B && s < pairs; B++, s++)
+            batcher_heldout(b, (2 * s + odd) * all / (2 * pairs), e->tokens + B * e->T, e->targets + B * e->T);
+        const pass_result p = transformer_loss(e->ws, ROUTING_CAUSAL, false, B, e->T, e->tokens, e->targets);
+        total.loss_sum += p.loss_sum;
+        total.targets += p.targets;
+        total.routed += p.routed;
+        total.routable += p.routable;
     }
+    return total;
 }
 
 /* New thresholds from what was seen; true when the old ones were good already. */
@@ -66,14 +87,15 @@ static bool settle(const model_config *c, double budget, const collected *seen, 
         int64_t passed = 0;
         for (int64_t i = 0; i < seen->count[l]; i++)
             passed += logit[i] > threshold[l];
-        settled &= fabs((double)passed / (double)seen->count[l] - share) <= tolerance * share;
+        const float before = threshold[l];
         threshold[l] = threshold_for(logit, seen->count[l], share);
+        settled &= threshold[l] == before || fabs((double)passed / (double)seen->count[l] - share) <= tolerance * share;
     }
     return settled;
 }
 
 /* A pass makes exact at least the first layer that those before it have not, so as many as there are routed layers suffice. */
-static void fit(model *m, evaluator *e, const batcher *b, double budget, int64_t windows, collected *seen, float *threshold)
+static void fit(model *m, evaluator *e, const batcher *b, double budget, int64_t pairs, collected *seen, float *threshold)
 {
     const model_config *c = &m->config;
     bool settled = false;
@@ -82,7 +104,7 @@ static void fit(model *m, evaluator *e, const batcher *b, double budget, int64_t
     for (int64_t pass = 0; pass <= model_routed_layers(c) && !settled; pass++) {
         for (int64_t l = 0; l < c->layers; l++)
             seen->count[l] = 0;
-        run_windows(e, b, windows);
+        run_slots(e, b, pairs, 0);
         settled = settle(c, budget, seen, threshold);
     }
     workspace_set_visitor(e->ws, NULL, NULL);
@@ -110,9 +132,9 @@ fathom_status calibrate(model *m, const calibrate_input *in, calibration_point *
     TRY(check(m, in, err));
     model_config *c = &m->config;
     const int64_t T = c->seq_len, all = (in->text->count - 1) / T, wanted = (in->tokens + T - 1) / T;
-    const int64_t windows = wanted < 1 ? 1 : wanted < all ? wanted : all;
+    const int64_t most = all / 2 > 1 ? all / 2 : 1, pairs = wanted < 1 ? 1 : wanted < most ? wanted : most;
     const batcher b = {.tokens = in->text->tokens, .count = in->text->count, .T = T};
-    collected seen = {.logit = calloc((size_t)(c->layers * windows * T), sizeof(float)), .capacity = windows * T};
+    collected seen = {.logit = calloc((size_t)(c->layers * pairs * T), sizeof(float)), .capacity = pairs * T};
     evaluator e = {0};
     float threshold[MODEL_MAX_LAYERS];
     fathom_status status = seen.logit ? evaluator_init(&e, m, in->batch, T, err)
@@ -120,9 +142,10 @@ fathom_status calibrate(model *m, const calibrate_input *in, calibration_point *
     for (int64_t l = 0; l < c->layers; l++)
         threshold[l] = c->mod.threshold[l];
     for (int64_t i = 0; i < in->count && status == FATHOM_OK; i++) {
-        fit(m, &e, &b, in->budgets[i], windows, &seen, threshold);
-        const evaluation measured = evaluator_run(&e, &b, ROUTING_CAUSAL, windows * T);
-        points[i] = (calibration_point){in->budgets[i], measured.routed_fraction, measured.loss};
+        fit(m, &e, &b, in->budgets[i], pairs, &seen, threshold);
+        const pass_result measured = run_slots(&e, &b, pairs, 1);
+        points[i] = (calibration_point){in->budgets[i], (double)measured.routed / (double)measured.routable,
+                                        measured.loss_sum / (double)measured.targets};
         c->mod.budget[i] = (float)in->budgets[i];
         for (int64_t l = 0; l < c->layers; l++)
             c->mod.budget_threshold[i][l] = model_layer_routed(c, l) ? threshold[l] : 0;

@@ -6,7 +6,7 @@
 #include "text/corpus.h"
 
 typedef struct calibration_point {
-    double budget, routed_fraction, loss; /* measured causally on windows other than those it was fitted on, if the text has them */
+    double budget, routed_fraction, loss; /* measured causally on other windows than it was fitted on, unless the text has only one */
 } calibration_point;
 
 typedef struct calibrate_input {

@@ -218,6 +218,19 @@ static fathom_status check_same_run(const trainer *t, const json_t *state, fatho
     return FATHOM_OK;
 }
 
+static fathom_status write_description(const trainer *t, fathom_error *err)
+{
+    char *config = path_join(t->dir, "config.json"), *generation = path_join(t->dir, "generation_config.json");
+    fathom_status status = config && generation ? FATHOM_OK : status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
+    if (status == FATHOM_OK)
+        status = hf_config_write(config, &t->m->config, WEIGHT_F32, err);
+    if (status == FATHOM_OK)
+        status = hf_generation_config_write(generation, &t->m->config, err);
+    free(config);
+    free(generation);
+    return status;
+}
+
 static fathom_status resume(trainer *t, const json_t *state, fathom_error *err)
 {
     char *path = path_join(t->dir, "config.json");
@@ -232,19 +245,10 @@ static fathom_status resume(trainer *t, const json_t *state, fathom_error *err)
         status = progress_from_json(state, t->dir, &t->at, &t->optimizer.updates, err);
     if (status == FATHOM_OK)
         status = checkpoint_read_values(t->dir, t->m, t->optimizer.moment1, t->optimizer.moment2, err);
-    return status;
-}
-
-static fathom_status write_description(const trainer *t, fathom_error *err)
-{
-    char *config = path_join(t->dir, "config.json"), *generation = path_join(t->dir, "generation_config.json");
-    fathom_status status = config && generation ? FATHOM_OK : status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
-    if (status == FATHOM_OK)
-        status = hf_config_write(config, &t->m->config, WEIGHT_F32, err);
-    if (status == FATHOM_OK)
-        status = hf_generation_config_write(generation, &t->m->config, err);
-    free(config);
-    free(generation);
+    if (status == FATHOM_OK && saved.mod.budgets > 0 && t->at.step < t->total) {
+        t->m->config.mod.budgets = 0; /* calibrated for weights that will change now */
+        status = write_description(t, err);
+    }
     return status;
 }
 

@@ -179,6 +179,11 @@ refuses "unknown capacity schedule" 2 "--mod-capacity-schedule" "$fathom" flops 
 refuses "schedule with one capacity" 2 "--mod-capacity" "$fathom" flops --mod topk --mod-capacity-schedule linear
 refuses "schedule out of range" 2 "--mod-capacity" "$fathom" flops --mod topk --mod-capacity-schedule cosine --mod-capacity 0.5,1.5
 refuses "capacity list of the wrong length" 2 "--mod-capacity" "$fathom" flops --layers 8 --mod topk --mod-capacity 0.5,0.25
+check "a full stdout is an error" sh -c "! '$fathom' inspect '$work/run' --text 'line 7' >/dev/full 2>/dev/null"
+cp -r "$work/dial" "$work/onward"
+sed -i 's/"step": 12,/"step": 11,/; s/"updates": 12,/"updates": 11,/' "$work/onward/trainer/state.json"
+"$fathom" train --data "$work/text.txt" --out "$work/onward" --resume >/dev/null 2>&1
+check "training on drops the calibration" sh -c "grep -q calibration '$work/dial/config.json' && ! grep -q calibration '$work/onward/config.json'"
 refuses "inspecting a plain model" 1 "plain" "$fathom" inspect "$work/plain" --text a
 refuses "inspecting nothing" 2 "--text" "$fathom" inspect "$work/run"
 refuses "inspecting two texts" 2 "--text" "$fathom" inspect "$work/run" --text a --file "$work/text.txt"

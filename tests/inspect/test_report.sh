@@ -10,6 +10,15 @@ check "a text cannot end the page's script" test "$(grep -o '</script' "$work/ho
 check "nor bring in elements" sh -c "! grep -q '<img' '$work/hostile.html'"
 check "the page asks for nothing from elsewhere" sh -c "! grep -qE '(src|href)=|url\\(|@import|https?:' '$work/hostile.html'"
 refuses "a page that cannot be written" 1 "none/page.html" "$fathom" inspect "$work/run" --text a --html "$work/none/page.html"
+mkfifo "$work/pipe"
+refuses "a page in a pipe's place" 1 "pipe" "$fathom" inspect "$work/run" --text a --html "$work/pipe"
+check "the pipe is still there" test -p "$work/pipe"
+yes "a long text" | head -c 20001 >"$work/huge.txt"
+refuses "a page of too many tokens" 1 "--html" "$fathom" inspect "$work/run" --file "$work/huge.txt" --html "$work/page.html"
+odd=$(printf 'm\377')
+cp -r "$work/run" "$work/$odd"
+"$fathom" inspect "$work/$odd" --text a --html "$work/odd.html" >/dev/null 2>&1
+check "a folder whose name is no UTF-8 has a title" grep -q '"model":' "$work/odd.html"
 refuses "a page of statistics" 2 "--html" "$fathom" inspect "$work/run" --stats --data "$work/text.txt" --html "$work/page.html"
 if [ -x /usr/bin/chromium ] && [ -x /usr/bin/chromedriver ] && /usr/bin/python3 -c 'import selenium' 2>/dev/null; then
     head -c 4000 "$work/text.txt" >"$work/long.txt"

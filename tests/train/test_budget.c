@@ -86,7 +86,30 @@ static void a_layer_takes_its_part(void **state)
     model_config c = tiny_config(MOD_ROUTER_TOPK, MOD_GATE_RAW, MOD_CAUSAL_AUX); /* capacities 0.25 and 0.4 */
     assert_float_equal(budget_share(&c, 1, 0.13) + budget_share(&c, 3, 0.13), 0.26, 1e-6);
     assert_float_equal(budget_share(&c, 1, 0.13) / budget_share(&c, 3, 0.13), 0.625, 1e-6);
+    /* a full layer's rest goes to the other */
     assert_float_equal(budget_share(&c, 3, 0.99), 1, 0);
+    assert_float_equal(budget_share(&c, 1, 0.99), 0.98, 1e-6);
+    assert_float_equal(budget_share(&c, 1, 0.6) + budget_share(&c, 3, 0.6), 1.2, 1e-6);
+}
+
+/* A routed first block sees tokens alone: its logits come in groups of equal ones, here of 1 in 37, which pass together. A share is
+ * then off by half a group at most, were the groups of one size; they are within a third of it. */
+static void equal_logits_go_the_nearer_way(void **state)
+{
+    (void)state;
+    model_config c = tiny_config(MOD_ROUTER_TOPK, MOD_GATE_RAW, MOD_CAUSAL_AUX);
+    c.mod.capacity[0] = 0.3f;
+    c.mod.capacity[1] = c.mod.capacity[3] = 0;
+    model m = tiny_model(&c, 8);
+    const corpus_part part = {.tokens = text, .count = TOKENS, .bytes = TOKENS};
+    const calibrate_input in = {.text = &part, .tokens = TOKENS / 2, .batch = 16, .budgets = budgets, .count = COUNT};
+    calibration_point points[COUNT];
+    fathom_error err;
+    tiny_tokens(text, TOKENS, c.vocab, 5);
+    assert_int_equal(calibrate(&m, &in, points, &err), FATHOM_OK);
+    for (int i = 0; i < COUNT; i++)
+        assert_true(fabs(points[i].routed_fraction - budgets[i]) < 0.5 / 37 * 4 / 3);
+    model_free(&m);
 }
 
 static void prefill_equals_steps(void **state)
@@ -194,6 +217,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(shares_are_as_asked), cmocka_unit_test(a_layer_takes_its_part), cmocka_unit_test(prefill_equals_steps),
+        cmocka_unit_test(equal_logits_go_the_nearer_way),
         cmocka_unit_test(config_keeps_it), cmocka_unit_test(what_cannot_be_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
