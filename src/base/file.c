@@ -62,7 +62,7 @@ static void writer_release(file_writer *w)
 fathom_status file_writer_open(file_writer *w, const char *path, fathom_error *err)
 {
     struct stat there;
-    if (stat(path, &there) == 0 && !S_ISREG(there.st_mode))
+    if (stat(path, &there) == 0 && !S_ISREG(there.st_mode) && !S_ISDIR(there.st_mode)) /* rename refuses a folder */
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "%s: not a regular file: it would be replaced", path);
     *w = (file_writer){0};
     size_t length = strlen(path) + sizeof ".tmp";

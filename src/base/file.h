@@ -24,7 +24,7 @@ typedef struct file_writer {
     FILE *stream; /* write here; errors are found at commit */
     char *path, *temporary;
 } file_writer;
-/* What stands under the name already must be a regular file: a device or a pipe would be replaced. */
+/* Refused where a device or a pipe stands under the name: it would be replaced. */
 fathom_status file_writer_open(file_writer *w, const char *path, fathom_error *err);
 /* Flushes, syncs and renames; on failure removes the temporary file. Releases *w either way. */
 fathom_status file_writer_commit(file_writer *w, fathom_error *err);

@@ -258,6 +258,11 @@ static void write_errors_name_the_path(void **state)
     assert_int_equal(mkdir("folder", 0777), 0);
     assert_error(file_write("folder", "x", 1, &err), &err, FATHOM_IO, "folder: ", strerror(EISDIR));
     assert_false(path_exists("folder.tmp"));
+    assert_int_equal(mkfifo("pipe", 0666), 0);
+    assert_error(file_write("pipe", "x", 1, &err), &err, FATHOM_INVALID_ARGUMENT, "pipe: ", "replaced");
+    struct stat there;
+    assert_true(stat("pipe", &there) == 0 && S_ISFIFO(there.st_mode));
+    assert_int_equal(unlink("pipe"), 0);
 }
 
 static void map_gives_the_bytes(void **state)
