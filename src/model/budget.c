@@ -32,11 +32,10 @@ fathom_status budget_thresholds(const model_config *c, double budget, float *thr
     if (!(budget >= (double)known[0] - 1e-6 && budget <= (double)known[n - 1] + 1e-6))
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "budget: %g: the model is calibrated for %g to %g", budget,
                            (double)known[0], (double)known[n - 1]);
-    int64_t above = 1;
+    int64_t above = 0;
     while (above < n - 1 && budget > (double)known[above])
         above++;
-    const int64_t below = n > 1 ? above - 1 : 0;
-    above = n > 1 ? above : 0;
+    const int64_t below = above > 0 ? above - 1 : 0;
     const double width = log((double)known[above]) - log((double)known[below]);
     const double part = width > 0 ? fmin(1, fmax(0, (log(budget) - log((double)known[below])) / width)) : 0;
     for (int64_t l = 0; l < c->layers; l++) {
