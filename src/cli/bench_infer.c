@@ -34,27 +34,35 @@ static size_t weight_bytes(weight w, int64_t rows, int64_t columns)
     return (size_t)(rows * columns) * weight_element_bytes(w.type) + (w.scale ? (size_t)rows * sizeof(float) : 0);
 }
 
-/* Bytes of weights that one token reads when a share `routed` of the routed blocks takes it. */
+/* Bytes of weights that one token reads when a share `routed` of the routed blocks takes it; of experts it reads K. */
 static double bytes_per_token(const model *m, double routed)
 {
     const model_config *c = &m->config;
     const int64_t q = c->heads * c->head_dim, kv = c->kv_heads * c->head_dim;
     double bytes = (double)weight_bytes(m->weights.head, c->vocab, c->dim);
-    for (int64_t l = 0; l < c->layers; l++) {
-        const layer_weights *w = &m->weights.layer[l];
-        const size_t block = weight_bytes(w->qkv, q + 2 * kv, c->dim) + weight_bytes(w->out, c->dim, q) +
-                             weight_bytes(w->gate_up, 2 * c->ffn, c->dim) + weight_bytes(w->down, c->dim, c->ffn);
-        bytes += (double)block * (model_layer_routed(c, l) ? routed : 1);
-        if (model_layer_has_router(c, l))
+    for (int64_t s = 0; s < model_stages(c); s++) {
+        const model_stage at = model_stage_at(c, s);
+        const layer_weights *w = &m->weights.layer[at.layer];
+        const double share = model_stage_routed(c, s) ? routed : 1, kv_share = c->mod.dense_kv ? 1 : share;
+        const double mlp = (double)(weight_bytes(w->gate_up, 2 * c->ffn, c->dim) + weight_bytes(w->down, c->dim, c->ffn));
+        if (at.attention)
+            bytes += share * (double)(weight_bytes(w->qkv, q, c->dim) + weight_bytes(w->out, c->dim, q)) +
+                     kv_share * (double)weight_bytes(w->qkv, 2 * kv, c->dim);
+        if (at.mlp)
+            bytes += share * mlp * (double)(c->experts.count > 0 ? c->experts.per_token : 1);
+        if (at.mlp && c->experts.count > 0)
+            bytes += share * (double)((c->experts.count + model_layer_no_ops(c, at.layer)) * c->dim) * sizeof(float) +
+                     share * (double)weight_bytes(w->expert_fc1, c->experts.predictor_hidden, c->dim);
+        if (model_stage_has_router(c, s))
             bytes += (double)c->dim * sizeof(float);
-        bytes += (double)weight_bytes(w->fc1, c->mod.predictor_hidden, c->dim);
+        bytes += (double)weight_bytes(m->weights.fc1[s], c->mod.predictor_hidden, c->dim);
     }
     return bytes;
 }
 
 /* Thresholds that let through the capacity's share of tokens: a model that was not trained routes as one that was. */
 typedef struct calibration {
-    float *logit; /* [L, tokens] */
+    float *logit; /* [stages, tokens] */
     int64_t *seen, tokens;
 } calibration;
 
@@ -74,17 +82,17 @@ static int ascending(const void *a, const void *b)
 static fathom_status calibrate(subject *s, int64_t tokens, fathom_error *err)
 {
     model_config *c = &s->owner.m.config;
-    calibration cal = {.logit = calloc((size_t)(c->layers * tokens), sizeof(float)),
-                       .seen = calloc((size_t)c->layers, sizeof(int64_t)), .tokens = tokens};
+    calibration cal = {.logit = calloc((size_t)(model_stages(c) * tokens), sizeof(float)),
+                       .seen = calloc((size_t)model_stages(c), sizeof(int64_t)), .tokens = tokens};
     fathom_status status = cal.logit && cal.seen ? FATHOM_OK : status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
     /* twice: what a layer sees depends on the thresholds of those before it */
     for (int pass = 0; pass < 2 && status == FATHOM_OK; pass++) {
-        memset(cal.seen, 0, (size_t)c->layers * sizeof *cal.seen);
+        memset(cal.seen, 0, (size_t)model_stages(c) * sizeof *cal.seen);
         session_set_visitor(s->session, collect, &cal);
         fathom_session_reset(s->session);
         status = fathom_session_append(s->session, s->ids, (size_t)tokens, err);
-        for (int64_t l = 0; l < c->layers; l++)
-            if (model_layer_routed(c, l) && cal.seen[l] > 0) {
+        for (int64_t l = 0; l < model_stages(c); l++)
+            if (model_stage_routed(c, l) && cal.seen[l] > 0) {
                 float *z = cal.logit + l * tokens;
                 qsort(z, (size_t)cal.seen[l], sizeof *z, ascending);
                 c->mod.threshold[l] = z[(int64_t)((1 - (double)c->mod.capacity[l]) * (double)(cal.seen[l] - 1))];
@@ -118,7 +126,7 @@ static fathom_status subject_open(subject *s, const bench_command *c, const mode
     for (int64_t i = 0; i < c->tokens; i++)
         s->ids[i] = (int32_t)(i * 7919 % config->vocab);
     TRY(fathom_session_new(&s->owner, c->tokens, &s->session, err));
-    return model_routed_layers(config) > 0 ? calibrate(s, c->tokens, err) : FATHOM_OK;
+    return model_routed_stages(config) > 0 ? calibrate(s, c->tokens, err) : FATHOM_OK;
 }
 
 /* The sequence in steps of `step` tokens. */

@@ -37,9 +37,12 @@ typedef struct model_flags {
     int64_t layers, dim, heads, kv_heads, ffn, seq_len, vocab; /* 0 = derived */
     double rope_theta, norm_eps;
     bool untied;
-    const char *mod, *mod_capacity, *mod_capacity_schedule, *mod_layers, *mod_gate, *mod_causal;
+    const char *mod, *mod_capacity, *mod_capacity_schedule, *mod_layers, *mod_gate, *mod_causal, *mod_unit, *mod_route_kv;
     int64_t mod_every, mod_predictor_hidden; /* 0 = d / 2 */
     double mod_aux_weight;
+    int64_t experts, experts_per_token, no_op_experts; /* no_op_experts 0 = 1 where they are */
+    const char *expert_router, *mode;
+    double expert_balance_weight;
 } model_flags;
 model_flags model_flags_default(void);
 /* Every option has its default: the shape was not described. */
@@ -66,7 +69,16 @@ bool model_flags_untouched(const model_flags *f);
     {OPTION_TEXT, "mod-gate", &(f)->mod_gate, "G", "raw, sigmoid, one (raw)"},                                            \
     {OPTION_TEXT, "mod-causal", &(f)->mod_causal, "RULE", "causal rule for sampling: predictor, aux (predictor)"},        \
     {OPTION_INTEGER, "mod-predictor-hidden", &(f)->mod_predictor_hidden, "N", "hidden width of the predictor (dim / 2)"}, \
-    {OPTION_NUMBER, "mod-aux-weight", &(f)->mod_aux_weight, "X", "weight of the aux or balancing loss (0.01)"}
+    {OPTION_NUMBER, "mod-aux-weight", &(f)->mod_aux_weight, "X", "weight of the aux or balancing loss (0.01)"},            \
+    {OPTION_TEXT, "mod-unit", &(f)->mod_unit, "U", "what is routed: block, attn, mlp, attn+mlp (each by itself) (block)"}, \
+    {OPTION_TEXT, "mod-route-kv", &(f)->mod_route_kv, "WHICH", "yes, or no: queries are routed, keys and values are all tokens' (yes)"}, \
+    {OPTION_HEADING, "mixture of experts", 0, 0, 0},                                                                      \
+    {OPTION_INTEGER, "experts", &(f)->experts, "N", "experts in the MLP's place, each as wide as --ffn (0: one MLP)"},    \
+    {OPTION_INTEGER, "experts-per-token", &(f)->experts_per_token, "K", "experts that a token goes through; with expert-choice on average"}, \
+    {OPTION_TEXT, "expert-router", &(f)->expert_router, "R", "token-choice or expert-choice (token-choice; with --mod topk expert-choice)"}, \
+    {OPTION_NUMBER, "expert-balance-weight", &(f)->expert_balance_weight, "X", "weight of token-choice's balancing loss (0.01)"}, \
+    {OPTION_TEXT, "mode", &(f)->mode, "M", "with --mod: staged (routed blocks of experts), integrated (no-op experts among them) (staged)"}, \
+    {OPTION_INTEGER, "no-op-experts", &(f)->no_op_experts, "N", "integrated: outputs of the router that do nothing (1)"}
 /* --dtype: fp32 or bf16 */
 fathom_status train_dtype_parse(const char *text, bool *bf16, fathom_error *err);
 /* vocab: the tokenizer's, used where --vocab is not given. */

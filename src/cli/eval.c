@@ -26,7 +26,7 @@ static fathom_status evaluate(const eval_command *c, const fathom_model *model_h
     TRY(corpus_load(c->data.items, c->data.count, model_handle->tok, 0, data, err));
     if (data->train.count < 2)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "%s: one token: there is nothing to predict", c->data.items[0]);
-    float threshold[MODEL_MAX_LAYERS];
+    float threshold[MODEL_MAX_STAGES];
     if (c->budget != 0)
         TRY(budget_thresholds(&model_handle->m.config, c->budget, threshold, err));
     const batcher b = {.tokens = data->train.tokens, .count = data->train.count, .T = T};

@@ -10,8 +10,23 @@
 
 static double block_forward(const model_config *c, int64_t layer)
 {
-    const double n = (double)(model_layer_routed(c, layer) ? model_routed_tokens(c, layer, c->seq_len) : c->seq_len);
-    return flops_block(c, n, n * (n + 1) / 2) + flops_routing(c, layer, c->seq_len, true);
+    double flops = 0;
+    for (int64_t s = 0; s < model_stages(c); s++)
+        if (model_stage_at(c, s).layer == layer) {
+            const stage_work w = flops_stage_work(c, s, c->seq_len, true, 0);
+            flops += flops_stage(c, s, &w) + flops_routing(c, s, c->seq_len, true);
+        }
+    return flops;
+}
+
+/* Tokens that the layer's routed stage sees, or its experts. */
+static int64_t least_tokens(const model_config *c, int64_t layer)
+{
+    int64_t least = c->seq_len;
+    for (int64_t s = 0; s < model_stages(c); s++)
+        if (model_stage_at(c, s).layer == layer && model_stage_skips(c, s))
+            least = model_routed_tokens(c, s, c->seq_len);
+    return least;
 }
 
 static void print_table(const model_config *c, const model_config *plain, int64_t params, int64_t batch)
@@ -20,8 +35,8 @@ static void print_table(const model_config *c, const model_config *plain, int64_
     const double vanilla = flops_forward(plain, c->seq_len, true);
     printf("%-12s %10s %18s %18s\n", "block", "tokens", "FLOPs/token", "plain block's");
     for (int64_t l = 0; l < c->layers; l++) {
-        const int64_t n = model_layer_routed(c, l) ? model_routed_tokens(c, l, c->seq_len) : c->seq_len;
-        printf("%-4lld%-8s %5lld/%-4lld %18.0f %18.0f\n", (long long)l, model_layer_routed(c, l) ? "routed" : "", (long long)n,
+        const int64_t n = least_tokens(c, l);
+        printf("%-4lld%-8s %5lld/%-4lld %18.0f %18.0f\n", (long long)l, n < c->seq_len ? "routed" : "", (long long)n,
                (long long)c->seq_len, block_forward(c, l) / T, block_forward(plain, l) / T);
     }
     printf("%-12s %10lld %18.0f %18.0f\n", "head", (long long)c->seq_len, flops_head(c, c->seq_len) / T,

@@ -213,7 +213,7 @@ static int show(const inspect_command *c, const char *dir, const fathom_model *m
         const char *text = tokenizer_text(model->tok, ids[i], &bytes);
         cells[i] = inspect_cell_make(text ? text : "", bytes);
     }
-    float low[MODEL_MAX_LAYERS], high[MODEL_MAX_LAYERS];
+    float low[MODEL_MAX_STAGES], high[MODEL_MAX_STAGES];
     for (int64_t l = 0; l < t->layers; l++)
         weight_range(t, &t->layer[l], &low[l], &high[l]);
     print_map(&(map){t, cells, wants_color(c->color), c->width ? (int)c->width : terminal_width(), low, high});
@@ -269,7 +269,7 @@ static int run(const inspect_command *c, const char *dir, routing r)
     trace t = {0};
     int32_t *ids = NULL;
     int64_t count = 0;
-    float threshold[MODEL_MAX_LAYERS];
+    float threshold[MODEL_MAX_STAGES];
     fathom_status status = fathom_model_load(dir, (int)c->threads, &loaded, &err);
     if (status == FATHOM_OK && c->budget != 0)
         status = budget_thresholds(&loaded->m.config, c->budget, threshold, &err);

@@ -9,7 +9,7 @@
 model_flags model_flags_default(void)
 {
     return (model_flags){.layers = 8, .dim = 128, .seq_len = 256, .rope_theta = 10000, .norm_eps = 1e-5, .mod = "none",
-                         .mod_capacity = "0.125", .mod_every = 2, .mod_aux_weight = 0.01};
+                         .mod_capacity = "0.125", .mod_every = 2, .mod_aux_weight = 0.01, .expert_balance_weight = 0.01};
 }
 
 bool model_flags_untouched(const model_flags *f)
@@ -19,7 +19,8 @@ bool model_flags_untouched(const model_flags *f)
            !f->vocab && f->rope_theta == d.rope_theta && f->norm_eps == d.norm_eps && !f->untied &&
            strcmp(f->mod, d.mod) == 0 && strcmp(f->mod_capacity, d.mod_capacity) == 0 && !f->mod_layers && !f->mod_gate && !f->mod_capacity_schedule &&
            !f->mod_causal && f->mod_every == d.mod_every && !f->mod_predictor_hidden &&
-           f->mod_aux_weight == d.mod_aux_weight;
+           f->mod_aux_weight == d.mod_aux_weight && !f->mod_unit && !f->mod_route_kv && !f->experts && !f->experts_per_token &&
+           !f->no_op_experts && !f->expert_router && !f->mode && f->expert_balance_weight == d.expert_balance_weight;
 }
 
 static int64_t default_heads(int64_t dim)
@@ -37,6 +38,14 @@ fathom_status train_dtype_parse(const char *text, bool *bf16, fathom_error *err)
 {
     *bf16 = strcmp(text, "bf16") == 0;
     return *bf16 || strcmp(text, "fp32") == 0 ? FATHOM_OK : unknown("dtype", text, "fp32, bf16", err);
+}
+
+static int64_t marked_layers(const model_config *c)
+{
+    int64_t count = 0;
+    for (int64_t l = 0; l < c->layers; l++)
+        count += c->mod.capacity[l] > 0;
+    return count;
 }
 
 /* The routed blocks, marked by capacity 1 for now. */
@@ -73,7 +82,7 @@ static fathom_status schedule_capacities(const model_flags *f, model_config *c, 
     if (*end || !strchr(f->mod_capacity, ',') || !(first > 0 && first <= 1 && last > 0 && last <= 1))
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "--mod-capacity: %s: a %s schedule needs two numbers in (0, 1], those of the "
                            "first and the last routed block", f->mod_capacity, f->mod_capacity_schedule);
-    const int64_t count = model_routed_layers(c);
+    const int64_t count = marked_layers(c);
     for (int64_t l = 0, i = 0; l < c->layers; l++) {
         if (c->mod.capacity[l] == 0)
             continue;
@@ -102,13 +111,13 @@ static fathom_status set_capacities(const model_flags *f, model_config *c, fatho
             p = *end ? end + 1 : end;
         } else if (strchr(f->mod_capacity, ',')) {
             return status_fail(err, FATHOM_INVALID_ARGUMENT, "--mod-capacity: %s: fewer numbers than routed blocks (%lld)",
-                               f->mod_capacity, (long long)model_routed_layers(c));
+                               f->mod_capacity, (long long)marked_layers(c));
         }
         c->mod.capacity[l] = (float)capacity;
     }
     if (*p)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "--mod-capacity: %s: more numbers than routed blocks (%lld)",
-                           f->mod_capacity, (long long)model_routed_layers(c));
+                           f->mod_capacity, (long long)marked_layers(c));
     return FATHOM_OK;
 }
 
@@ -126,6 +135,70 @@ static float noise_threshold(double c)
     return (float)(0.5 * (low + high));
 }
 
+static int64_t predictor_hidden(const model_flags *f, const model_config *c)
+{
+    return f->mod_predictor_hidden ? f->mod_predictor_hidden : c->dim / 2 > 0 ? c->dim / 2 : 1;
+}
+
+/* Capacities stand by layer until here: where attention and MLP are routed apart, to their stages. */
+static void spread_capacities(model_config *c)
+{
+    float capacity[MODEL_MAX_LAYERS];
+    memcpy(capacity, c->mod.capacity, sizeof capacity);
+    memset(c->mod.capacity, 0, sizeof c->mod.capacity);
+    for (int64_t s = 0; s < model_stages(c); s++) {
+        const model_stage at = model_stage_at(c, s);
+        const bool chosen = (at.attention && c->mod.unit != MOD_UNIT_MLP) || (at.mlp && c->mod.unit != MOD_UNIT_ATTN);
+        c->mod.capacity[s] = chosen ? capacity[at.layer] : 0;
+    }
+}
+
+static fathom_status build_unit(const model_flags *f, model_config *c, fathom_error *err)
+{
+    const char *kv = f->mod_route_kv ? f->mod_route_kv : "yes";
+    if (f->mod_unit && !mod_unit_parse(f->mod_unit, &c->mod.unit))
+        return unknown("mod-unit", f->mod_unit, "block, attn, mlp, attn+mlp", err);
+    if (strcmp(kv, "yes") != 0 && strcmp(kv, "no") != 0)
+        return unknown("mod-route-kv", kv, "yes, no", err);
+    c->mod.dense_kv = strcmp(kv, "no") == 0;
+    if (c->mod.dense_kv && c->mod.unit == MOD_UNIT_MLP)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--mod-route-kv: no: --mod-unit mlp routes no attention");
+    return FATHOM_OK;
+}
+
+static fathom_status build_experts(const model_flags *f, model_config *c, fathom_error *err)
+{
+    const bool routed = c->mod.router != MOD_ROUTER_NONE, integrated = f->mode && strcmp(f->mode, "integrated") == 0;
+    if (f->mode && !expert_mode_parse(f->mode, &c->experts.mode))
+        return unknown("mode", f->mode, "staged, integrated", err);
+    if (f->experts == 0 && (integrated || f->experts_per_token || f->expert_router || f->no_op_experts))
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--%s: needs --experts", integrated ? "mode integrated" : f->experts_per_token
+                           ? "experts-per-token" : f->expert_router ? "expert-router" : "no-op-experts");
+    if (f->experts == 0)
+        return FATHOM_OK;
+    if (f->experts_per_token == 0)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--experts: %lld: needs --experts-per-token", (long long)f->experts);
+    if (f->experts < 1 || f->experts > MODEL_MAX_EXPERTS)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--experts: %lld: must be 1 to %d", (long long)f->experts, MODEL_MAX_EXPERTS);
+    if (f->experts_per_token < 1 || f->experts_per_token > f->experts)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--experts-per-token: %lld: must be 1 to the number of experts, %lld",
+                           (long long)f->experts_per_token, (long long)f->experts);
+    if (f->mode && !routed)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--mode: %s: needs --mod topk or token-choice", f->mode);
+    if (f->no_op_experts && !integrated)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--no-op-experts: needs --mode integrated");
+    c->experts.router = c->mod.router == MOD_ROUTER_TOPK ? EXPERT_ROUTER_EXPERT_CHOICE : EXPERT_ROUTER_TOKEN_CHOICE;
+    if (f->expert_router && !expert_router_parse(f->expert_router, &c->experts.router))
+        return unknown("expert-router", f->expert_router, "token-choice, expert-choice", err);
+    c->experts.count = f->experts;
+    c->experts.per_token = f->experts_per_token;
+    c->experts.no_ops = !integrated ? 0 : f->no_op_experts ? f->no_op_experts : 1;
+    c->experts.balance_weight = (float)f->expert_balance_weight;
+    if (model_has_expert_predictor(c))
+        c->experts.predictor_hidden = predictor_hidden(f, c);
+    return FATHOM_OK;
+}
+
 static fathom_status build_mod(const model_flags *f, model_config *c, fathom_error *err)
 {
     if (!mod_router_parse(f->mod, &c->mod.router))
@@ -137,14 +210,16 @@ static fathom_status build_mod(const model_flags *f, model_config *c, fathom_err
         return unknown("mod-causal", f->mod_causal, "predictor, aux", err);
     if (c->mod.router == MOD_ROUTER_NONE)
         return FATHOM_OK;
+    TRY(build_unit(f, c, err));
     TRY(choose_layers(f, c, err));
     TRY(set_capacities(f, c, err));
+    spread_capacities(c);
     c->mod.aux_weight = (float)f->mod_aux_weight;
     if (c->mod.causal == MOD_CAUSAL_PREDICTOR)
-        c->mod.predictor_hidden = f->mod_predictor_hidden ? f->mod_predictor_hidden : c->dim / 2 > 0 ? c->dim / 2 : 1;
-    for (int64_t l = 0; stochastic && l < c->layers; l++)
-        if (c->mod.capacity[l] > 0)
-            c->mod.threshold[l] = noise_threshold((double)c->mod.capacity[l]);
+        c->mod.predictor_hidden = predictor_hidden(f, c);
+    for (int64_t s = 0; stochastic && s < model_stages(c); s++)
+        if (c->mod.capacity[s] > 0)
+            c->mod.threshold[s] = noise_threshold((double)c->mod.capacity[s]);
     return FATHOM_OK;
 }
 
@@ -172,6 +247,7 @@ fathom_status model_flags_build(const model_flags *f, int64_t vocab, model_confi
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "--heads: %lld: must be 1 or more", (long long)c.heads);
     TRY(model_config_set_head_dim(&c, err));
     TRY(build_mod(f, &c, err));
+    TRY(build_experts(f, &c, err));
     TRY(model_config_check(&c, err));
     *out = c;
     return FATHOM_OK;

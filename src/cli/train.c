@@ -167,7 +167,7 @@ static const corpus_part *heldout_part(const train_command *c, const corpus *dat
 static fathom_status describe_plan(train_command *c, const model_config *config, const kernels *kn, const corpus *data,
                                    const corpus_part *heldout, fathom_error *err)
 {
-    const int64_t routed = model_routed_layers(config);
+    const int64_t routed = model_routed_stages(config);
     const train_memory memory = train_memory_plan(config, &c->options, heldout->count > 1, kn);
     progress_print(&c->progress, "%lld files, %.4g training tokens, %.4g held out%s", (long long)data->files,
                    (double)data->train.count, (double)heldout->count,

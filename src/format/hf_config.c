@@ -180,21 +180,38 @@ static fathom_status read_layers(const json_fields *mod, int64_t layers, int64_t
     return FATHOM_OK;
 }
 
-/* One number for all routed layers or a list with one for each, into per_layer. */
-static fathom_status read_per_layer(const json_fields *mod, const char *name, const int64_t *routed, int64_t count,
-                                    float *per_layer, fathom_error *err)
+/* The routed stages of the routed layers: one each, or where attention and MLP are routed apart, two. */
+static int64_t routed_stages(const model_config *c, const int64_t *layers, int64_t count, int64_t *stages)
+{
+    const mod_unit unit = c->mod.unit;
+    int64_t n = 0;
+    for (int64_t i = 0; i < count; i++) {
+        if (unit == MOD_UNIT_BLOCK)
+            stages[n++] = layers[i];
+        if (unit == MOD_UNIT_ATTN || unit == MOD_UNIT_BOTH)
+            stages[n++] = 2 * layers[i];
+        if (unit == MOD_UNIT_MLP || unit == MOD_UNIT_BOTH)
+            stages[n++] = 2 * layers[i] + 1;
+    }
+    return n;
+}
+
+/* One number for all, or a list with one for each of the routed layers, into those of stages that they have. */
+static fathom_status read_per_layer(const json_fields *mod, const char *name, const int64_t *stages, int64_t count, int64_t layers,
+                                    float *per_stage, fathom_error *err)
 {
     const json_t *value = json_object_get(mod->object, name);
-    if (json_is_array(value) && json_array_size(value) != (size_t)count)
-        return json_field_refuse(mod, name, FATHOM_FORMAT, "expected one number for each of mod.layers", err);
+    if (json_is_array(value) && json_array_size(value) != (size_t)layers)
+        return json_field_refuse(mod, name, FATHOM_FORMAT, layers == count ? "expected one number for each of mod.layers"
+                                                                          : "expected one number for each router of mod.layers", err);
     for (int64_t i = 0; i < count; i++) {
-        const json_t *element = json_is_array(value) ? json_array_get(value, (size_t)i) : value;
-        TRY(json_value_float(mod, name, element, &per_layer[routed[i]], err));
+        const json_t *element = json_is_array(value) ? json_array_get(value, (size_t)(i * layers / count)) : value;
+        TRY(json_value_float(mod, name, element, &per_stage[stages[i]], err));
     }
     return FATHOM_OK;
 }
 
-/* {"budgets": [n], "thresholds": [n][routed layers]} */
+/* {"budgets": [n], "thresholds": [n][routers]} */
 static fathom_status read_calibration(const json_fields *mod, const int64_t *routed, int64_t count, model_config *c,
                                       fathom_error *err)
 {
@@ -232,7 +249,8 @@ static fathom_status read_calibration(const json_fields *mod, const int64_t *rou
 static fathom_status read_mod(const json_fields *f, model_config *c, fathom_error *err)
 {
     json_fields mod = {.path = f->path, .inside = "mod"};
-    int64_t routed[MODEL_MAX_LAYERS], count;
+    int64_t layers[MODEL_MAX_LAYERS], routed[MODEL_MAX_STAGES] = {0}, count;
+    bool route_kv = true;
     TRY(json_field_get(f, "mod", JSON_OBJECT, &mod.object, err));
     READ_WORD(&mod, "router", mod_router_parse, &c->mod.router);
     if (json_field_has(&mod, "gate"))
@@ -243,28 +261,55 @@ static fathom_status read_mod(const json_fields *f, model_config *c, fathom_erro
         TRY(json_field_float(&mod, "aux_weight", &c->mod.aux_weight, err));
     if (json_field_has(&mod, "predictor_hidden"))
         TRY(json_field_int(&mod, "predictor_hidden", &c->mod.predictor_hidden, err));
-    TRY(read_layers(&mod, c->layers, routed, &count, err));
-    TRY(read_per_layer(&mod, "capacity", routed, count, c->mod.capacity, err));
+    if (json_field_has(&mod, "unit"))
+        READ_WORD(&mod, "unit", mod_unit_parse, &c->mod.unit);
+    if (json_field_has(&mod, "route_kv"))
+        TRY(json_field_bool(&mod, "route_kv", &route_kv, err));
+    c->mod.dense_kv = !route_kv;
+    TRY(read_layers(&mod, c->layers, layers, &count, err));
+    const int64_t layer_count = count;
+    count = routed_stages(c, layers, layer_count, routed);
+    TRY(read_per_layer(&mod, "capacity", routed, count, layer_count, c->mod.capacity, err));
     for (int64_t i = 0; i < count; i++) /* 0 would make a plain layer of it without a word */
         if (c->mod.capacity[routed[i]] == 0)
             return json_field_refuse(&mod, "capacity", FATHOM_FORMAT, "not in (0, 1]", err);
     if (json_field_has(&mod, "threshold"))
-        TRY(read_per_layer(&mod, "threshold", routed, count, c->mod.threshold, err));
+        TRY(read_per_layer(&mod, "threshold", routed, count, count, c->mod.threshold, err));
     return json_field_has(&mod, "calibration") ? read_calibration(&mod, routed, count, c, err) : FATHOM_OK;
+}
+
+static fathom_status read_experts(const json_fields *f, model_config *c, fathom_error *err)
+{
+    json_fields experts = {.path = f->path, .inside = "experts"};
+    TRY(json_field_int(f, "num_local_experts", &c->experts.count, err));
+    TRY(json_field_int(f, "num_experts_per_tok", &c->experts.per_token, err));
+    if (json_field_has(f, "router_aux_loss_coef"))
+        TRY(json_field_float(f, "router_aux_loss_coef", &c->experts.balance_weight, err));
+    TRY(json_field_get(f, "experts", JSON_OBJECT, &experts.object, err));
+    READ_WORD(&experts, "router", expert_router_parse, &c->experts.router);
+    READ_WORD(&experts, "mode", expert_mode_parse, &c->experts.mode);
+    if (json_field_has(&experts, "no_ops"))
+        TRY(json_field_int(&experts, "no_ops", &c->experts.no_ops, err));
+    if (json_field_has(&experts, "predictor_hidden"))
+        TRY(json_field_int(&experts, "predictor_hidden", &c->experts.predictor_hidden, err));
+    return FATHOM_OK;
 }
 
 static fathom_status read_root(const json_fields *f, model_config *c, fathom_error *err)
 {
-    bool routed = false;
+    bool ours = false;
     if (!json_is_object(f->object))
         return status_fail(err, FATHOM_FORMAT, "%s: not a JSON object", f->path);
-    TRY(read_architecture(f, &routed, err));
+    TRY(read_architecture(f, &ours, err));
     TRY(read_plain(f, c, err));
     TRY(check_supported(f, c->seq_len, err));
-    if (routed)
+    const bool experts = ours && json_field_has(f, "num_local_experts");
+    if (experts)
+        TRY(read_experts(f, c, err));
+    if (ours && (!experts || json_field_has(f, "mod")))
         TRY(read_mod(f, c, err));
-    else
-        TRY(refuse_present(f, "mod", err));
+    for (int i = 0; !ours && i < 3; i++)
+        TRY(refuse_present(f, (const char *[]){"mod", "num_local_experts", "experts"}[i], err));
     fathom_error problem;
     fathom_status status = model_config_check(c, &problem);
     return status == FATHOM_OK ? FATHOM_OK : status_fail(err, FATHOM_FORMAT, "%s: %s", f->path, problem.message);
@@ -291,9 +336,9 @@ static int put_token_ids(json_t *o, const model_config *c)
 
 static int put_plain(json_t *o, const model_config *c, weight_type stored)
 {
-    const bool routed = c->mod.router != MOD_ROUTER_NONE;
-    int failed = json_object_set_new(o, "architectures", json_pack("[s]", routed ? FATHOM : LLAMA));
-    failed |= json_object_set_new(o, "model_type", json_string(routed ? "fathom" : "llama"));
+    const bool ours = c->mod.router != MOD_ROUTER_NONE || c->experts.count > 0;
+    int failed = json_object_set_new(o, "architectures", json_pack("[s]", ours ? FATHOM : LLAMA));
+    failed |= json_object_set_new(o, "model_type", json_string(ours ? "fathom" : "llama"));
     failed |= json_object_set_new(o, "vocab_size", json_integer(c->vocab));
     failed |= json_object_set_new(o, "hidden_size", json_integer(c->dim));
     failed |= json_object_set_new(o, "intermediate_size", json_integer(c->ffn));
@@ -322,15 +367,18 @@ static int put_per_layer(json_t *mod, const model_config *c)
     float first = 0;
     bool same = true;
     int failed = 0;
-    for (int64_t l = 0; l < c->layers; l++) {
-        if (!model_layer_routed(c, l))
+    for (int64_t s = 0; s < model_stages(c); s++) {
+        const model_stage at = model_stage_at(c, s);
+        if (!model_stage_skips(c, s))
+            continue;
+        failed |= json_array_append_new(threshold, json_float(c->mod.threshold[s]));
+        if (c->mod.unit == MOD_UNIT_BOTH && at.mlp) /* with its layer's attention */
             continue;
         if (json_array_size(layers) == 0)
-            first = c->mod.capacity[l];
-        same &= c->mod.capacity[l] == first;
-        failed |= json_array_append_new(layers, json_integer(l));
-        failed |= json_array_append_new(capacity, json_float(c->mod.capacity[l]));
-        failed |= json_array_append_new(threshold, json_float(c->mod.threshold[l]));
+            first = c->mod.capacity[s];
+        same &= c->mod.capacity[s] == first;
+        failed |= json_array_append_new(layers, json_integer(at.layer));
+        failed |= json_array_append_new(capacity, json_float(c->mod.capacity[s]));
     }
     if (same) {
         json_decref(capacity);
@@ -347,8 +395,8 @@ static int put_calibration(json_t *mod, const model_config *c)
     int failed = 0;
     for (int64_t i = 0; i < c->mod.budgets; i++) {
         json_t *list = json_array();
-        for (int64_t l = 0; l < c->layers; l++)
-            if (model_layer_routed(c, l))
+        for (int64_t l = 0; l < model_stages(c); l++)
+            if (model_stage_routed(c, l))
                 failed |= json_array_append_new(list, json_float(c->mod.budget_threshold[i][l]));
         failed |= json_array_append_new(budgets, json_float(c->mod.budget[i]));
         failed |= json_array_append_new(thresholds, list);
@@ -367,9 +415,27 @@ static int put_mod(json_t *o, const model_config *c)
     failed |= json_object_set_new(mod, "causal", json_string(mod_causal_name(c->mod.causal)));
     failed |= json_object_set_new(mod, "aux_weight", json_float(c->mod.aux_weight));
     failed |= json_object_set_new(mod, "predictor_hidden", json_integer(c->mod.predictor_hidden));
+    if (c->mod.unit != MOD_UNIT_BLOCK)
+        failed |= json_object_set_new(mod, "unit", json_string(mod_unit_name(c->mod.unit)));
+    if (c->mod.dense_kv)
+        failed |= json_object_set_new(mod, "route_kv", json_false());
     if (c->mod.budgets > 0)
         failed |= put_calibration(mod, c);
     return failed | json_object_set_new(o, "mod", mod);
+}
+
+/* Mixtral's names for what Mixtral has. */
+static int put_experts(json_t *o, const model_config *c)
+{
+    json_t *experts = json_object();
+    int failed = json_object_set_new(o, "num_local_experts", json_integer(c->experts.count));
+    failed |= json_object_set_new(o, "num_experts_per_tok", json_integer(c->experts.per_token));
+    failed |= json_object_set_new(o, "router_aux_loss_coef", json_float(c->experts.balance_weight));
+    failed |= json_object_set_new(experts, "router", json_string(expert_router_name(c->experts.router)));
+    failed |= json_object_set_new(experts, "mode", json_string(expert_mode_name(c->experts.mode)));
+    failed |= json_object_set_new(experts, "no_ops", json_integer(c->experts.no_ops));
+    failed |= json_object_set_new(experts, "predictor_hidden", json_integer(c->experts.predictor_hidden));
+    return failed | json_object_set_new(o, "experts", experts);
 }
 
 /* Takes root. */
@@ -392,6 +458,8 @@ fathom_status hf_config_write(const char *path, const model_config *c, weight_ty
     int failed = put_plain(root, c, stored);
     if (c->mod.router != MOD_ROUTER_NONE)
         failed |= put_mod(root, c);
+    if (c->experts.count > 0)
+        failed |= put_experts(root, c);
     return finish(path, root, failed, err);
 }
 

@@ -14,10 +14,10 @@ typedef struct recorder {
     int32_t *index; /* host [T] */
 } recorder;
 
-static trace_layer *find(trace *t, int64_t layer)
+static trace_layer *find(trace *t, int64_t stage)
 {
     for (int64_t i = 0; i < t->layers; i++)
-        if (t->layer[i].layer == layer)
+        if (t->layer[i].stage == stage)
             return &t->layer[i];
     return NULL;
 }
@@ -26,14 +26,16 @@ static float gate(const model_config *c, float r)
 {
     if (c->mod.router == MOD_ROUTER_STOCHASTIC || c->mod.gate == MOD_GATE_ONE)
         return 1;
+    if (c->experts.mode == EXPERT_MODE_INTEGRATED) /* the sum of the experts' weights */
+        return r;
     return c->mod.gate == MOD_GATE_RAW ? r : 1 / (1 + expf(-r));
 }
 
-static void record(void *user, int64_t layer, const route *r, int64_t B, int64_t T)
+static void record(void *user, int64_t stage, const route *r, int64_t B, int64_t T)
 {
     const recorder *rec = user;
     const kernels *kn = &rec->m->kn;
-    trace_layer *to = find(rec->t, layer);
+    trace_layer *to = find(rec->t, stage);
     (void)B; /* one */
     kn->mem_download(kn, rec->logit, r->logit, (size_t)T * sizeof *rec->logit);
     for (int64_t i = 0; i < T; i++)
@@ -42,19 +44,21 @@ static void record(void *user, int64_t layer, const route *r, int64_t B, int64_t
     for (int64_t i = 0; i < r->n; i++)
         to->routed[rec->begin + rec->index[i]] = 1;
     to->selected += r->n;
-    if (rec->t->routing == ROUTING_CAUSAL || rec->t->scored)
+    if (r->rule && (rec->t->routing == ROUTING_CAUSAL || rec->t->scored))
         kn->mem_download(kn, to->rule + rec->begin, r->rule, (size_t)T * sizeof *to->rule);
 }
 
 static fathom_status allocate(trace *t, const model_config *c, fathom_error *err)
 {
-    t->layers = model_routed_layers(c);
+    t->layers = model_skipping_stages(c);
     t->layer = calloc((size_t)t->layers, sizeof *t->layer);
     t->loss = calloc((size_t)t->count, sizeof *t->loss);
     bool good = t->layer && t->loss;
-    for (int64_t l = 0, i = 0; good && l < c->layers; l++)
-        if (model_layer_routed(c, l)) {
-            t->layer[i] = (trace_layer){.layer = l, .routed = calloc((size_t)t->count, 1),
+    for (int64_t s = 0, i = 0; good && s < model_stages(c); s++)
+        if (model_stage_skips(c, s)) {
+            t->layer[i] = (trace_layer){.stage = s, .layer = model_stage_at(c, s).layer,
+                                        .part = c->mod.unit == MOD_UNIT_BLOCK ? "" : model_stage_at(c, s).attention ? "attn" : "mlp",
+                                        .routed = calloc((size_t)t->count, 1),
                                         .weight = calloc((size_t)t->count, sizeof(float)),
                                         .rule = calloc((size_t)t->count, sizeof(float))};
             good = t->layer[i].routed && t->layer[i].weight && t->layer[i].rule;
@@ -65,7 +69,7 @@ static fathom_status allocate(trace *t, const model_config *c, fathom_error *err
 
 static fathom_status check(const model_config *c, const int32_t *tokens, int64_t count, fathom_error *err)
 {
-    if (model_routed_layers(c) == 0)
+    if (model_skipping_stages(c) == 0)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "a plain model routes nothing");
     if (count < 1)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "no tokens");
@@ -108,7 +112,8 @@ fathom_status trace_run(const model *m, routing r, const float *threshold, const
 {
     const model_config *c = &m->config;
     const int64_t T = c->seq_len < count ? c->seq_len : count;
-    *out = (trace){.count = count, .routing = r, .scored = r == ROUTING_TOPK && c->mod.causal != MOD_CAUSAL_NOISE};
+    *out = (trace){.count = count, .routing = r, .scored = r == ROUTING_TOPK && c->mod.causal != MOD_CAUSAL_NOISE &&
+                               c->experts.mode == EXPERT_MODE_STAGED};
     TRY(check(c, tokens, count, err));
     workspace *ws = NULL;
     recorder rec = {.t = out, .m = m, .logit = malloc((size_t)T * sizeof(float)), .index = malloc((size_t)T * sizeof(int32_t))};
@@ -122,7 +127,7 @@ fathom_status trace_run(const model *m, routing r, const float *threshold, const
         run(out, ws, &rec, tokens, targets);
         for (int64_t l = 0; l < out->layers; l++)
             for (int64_t i = 0; i < count; i++)
-                out->layer[l].rule[i] -= (threshold ? threshold : c->mod.threshold)[out->layer[l].layer];
+                out->layer[l].rule[i] -= (threshold ? threshold : c->mod.threshold)[out->layer[l].stage];
     } else {
         trace_free(out);
     }

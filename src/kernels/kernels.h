@@ -82,12 +82,13 @@ typedef struct norm_args {
 
 /* Causal attention on packed rows, grouped heads: head j of q reads head j / (heads / kv_heads) of k and v. Sequence s has
  * the queries [q_start[s], q_start[s+1]) and the keys [kv_start[s], kv_start[s+1]), both in the order of their positions;
- * with m queries and n >= m keys query i sees keys 0 .. n - m + i. out_i = sum_j softmax_j(scale <q_i, k_j>) v_j.
+ * with m queries and n >= m keys query i sees keys 0 .. n - m + i, or, given q_position, keys 0 .. q_position[i]. out_i = sum_j softmax_j(scale <q_i, k_j>) v_j.
  * lse_i = log sum_j exp(scale <q_i, k_j>) is kept for the backward pass, which recomputes the probabilities in blocks. */
 typedef struct attention_args {
     int64_t sequences, heads, kv_heads, head_dim;
     const int32_t *q_start;  /* host [sequences + 1] */
     const int32_t *kv_start; /* host [sequences + 1]; NULL = q_start */
+    const int32_t *q_position; /* [queries] ascending in a sequence, each within its keys; NULL: as above */
     const float *q, *k, *v;  /* head j of q at columns [j head_dim, (j+1) head_dim) */
     int64_t q_stride, kv_stride; /* of rows */
     int64_t kv_head_stride;      /* head j of k and v begins at j kv_head_stride */
@@ -95,7 +96,7 @@ typedef struct attention_args {
     float *out; /* [queries, heads * head_dim], dense */
     float *lse; /* [queries, heads]; NULL = not kept */
     const float *dout;  /* backward [queries, heads * head_dim] */
-    float *dq, *dk, *dv; /* backward: set; laid out as q and kv. Needs kv_start NULL and kv_head_stride = head_dim. */
+    float *dq, *dk, *dv; /* backward: set; laid out as q and kv. Needs kv_head_stride = head_dim; kv_start NULL unless there is q_position. */
     void *scratch;
 } attention_args;
 
@@ -209,6 +210,13 @@ typedef struct kernel_sizes {
     X(int64_t, above, (const kernels *kn, int32_t *index, int32_t *start, const float *logit, float threshold, int64_t limit, int64_t B, int64_t T)) \
     /* to_i = from[index[i]] for int32 [n] (positions of routed rows) */                                               \
     X(void, gather_int, (const kernels *kn, int32_t *to, const int32_t *from, const int32_t *index, int64_t n))        \
+    /* Experts, E of them, on n tokens; matrices [E, n]. p: logits become probabilities, a softmax over the experts of each token */ \
+    X(void, expert_softmax, (const kernels *kn, float *p, int64_t E, int64_t n))                                       \
+    /* The K largest p of each token, ties to the lower expert, NaN below every number: chosen = p there, -1 elsewhere;  \
+     * count [E] (host): tokens that chose each expert */                                                              \
+    X(void, expert_choose, (const kernels *kn, float *chosen, int64_t *count, const float *p, int64_t E, int64_t n, int64_t K)) \
+    /* dp becomes the logits' gradient: d_e = dp_e + shift_e (shift [E], host; NULL = 0), dp_e = p_e (d_e - sum p d) */ \
+    X(void, expert_softmax_backward, (const kernels *kn, float *dp, const float *p, const float *shift, int64_t E, int64_t n)) \
     /* Gaussian noise [n]: rng_normal(seed, stream, counter + i) */                                                    \
     X(void, noise, (const kernels *kn, float *out, uint64_t seed, uint64_t stream, uint64_t counter, int64_t n))       \
     X(void, scatter_forward, (const kernels *kn, const scatter_args *a))                                               \

@@ -274,7 +274,7 @@ static void each_query(const attention_args *a, void (*visit)(const attention_ar
         const int64_t begin = a->q_start[s], m = a->q_start[s + 1] - begin, n = kv_start[s + 1] - kv_start[s];
         for (int64_t head = 0; head < a->heads; head++)
             for (int64_t i = 0; i < m; i++)
-                visit(a, head, (query){.row = begin + i, .first = kv_start[s], .end = kv_start[s] + n - m + i + 1,
+                visit(a, head, (query){.row = begin + i, .first = kv_start[s], .end = kv_start[s] + (a->q_position ? a->q_position[begin + i] : n - m + i) + 1,
                                        .at = head * a->head_dim,
                                        .kv_at = head / (a->heads / a->kv_heads) * a->kv_head_stride});
     }
@@ -289,10 +289,10 @@ static void ref_attention_forward(const kernels *kn, const attention_args *a)
 static void ref_attention_backward(const kernels *kn, const attention_args *a)
 {
     (void)kn;
-    const int64_t begin = a->q_start[0], end = a->q_start[a->sequences];
-    zero_columns(a->dq, a->q_stride, begin, end, a->heads * a->head_dim);
-    zero_columns(a->dk, a->kv_stride, begin, end, a->kv_heads * a->head_dim);
-    zero_columns(a->dv, a->kv_stride, begin, end, a->kv_heads * a->head_dim);
+    const int32_t *kv = a->kv_start ? a->kv_start : a->q_start;
+    zero_columns(a->dq, a->q_stride, a->q_start[0], a->q_start[a->sequences], a->heads * a->head_dim);
+    zero_columns(a->dk, a->kv_stride, kv[0], kv[a->sequences], a->kv_heads * a->head_dim);
+    zero_columns(a->dv, a->kv_stride, kv[0], kv[a->sequences], a->kv_heads * a->head_dim);
     each_query(a, query_backward);
 }
 
@@ -508,6 +508,54 @@ static void ref_scatter_backward(const kernels *kn, const scatter_args *a)
     }
 }
 
+/* --- experts --- */
+
+static void ref_expert_softmax(const kernels *kn, float *p, int64_t E, int64_t n)
+{
+    (void)kn;
+    for (int64_t i = 0; i < n; i++) {
+        double top = -INFINITY, sum = 0;
+        for (int64_t e = 0; e < E; e++)
+            top = fmax(top, (double)p[e * n + i]);
+        for (int64_t e = 0; e < E; e++)
+            sum += exp((double)p[e * n + i] - top);
+        for (int64_t e = 0; e < E; e++)
+            p[e * n + i] = (float)(exp((double)p[e * n + i] - top) / sum);
+    }
+}
+
+static void ref_expert_choose(const kernels *kn, float *chosen, int64_t *count, const float *p, int64_t E, int64_t n, int64_t K)
+{
+    (void)kn;
+    for (int64_t e = 0; e < E; e++)
+        count[e] = 0;
+    for (int64_t i = 0; i < E * n; i++)
+        chosen[i] = -1;
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t k = 0; k < K; k++) {
+            int64_t best = -1;
+            for (int64_t e = 0; e < E; e++) {
+                const float x = p[e * n + i];
+                if (chosen[e * n + i] == -1 && (best < 0 || x > p[best * n + i] || (isnan(p[best * n + i]) && !isnan(x))))
+                    best = e;
+            }
+            chosen[best * n + i] = p[best * n + i];
+            count[best]++;
+        }
+}
+
+static void ref_expert_softmax_backward(const kernels *kn, float *dp, const float *p, const float *shift, int64_t E, int64_t n)
+{
+    (void)kn;
+    for (int64_t i = 0; i < n; i++) {
+        double mean = 0;
+        for (int64_t e = 0; e < E; e++)
+            mean += (double)p[e * n + i] * ((double)dp[e * n + i] + (shift ? (double)shift[e] : 0));
+        for (int64_t e = 0; e < E; e++)
+            dp[e * n + i] = (float)((double)p[e * n + i] * ((double)dp[e * n + i] + (shift ? (double)shift[e] : 0) - mean));
+    }
+}
+
 /* --- losses --- */
 
 static void ref_bce(const kernels *kn, bce_args *a)
@@ -622,6 +670,9 @@ kernels kernels_ref(void)
         .scatter_backward = ref_scatter_backward,
         .balance = ref_balance,
         .bce = ref_bce,
+        .expert_softmax = ref_expert_softmax,
+        .expert_choose = ref_expert_choose,
+        .expert_softmax_backward = ref_expert_softmax_backward,
         .cross_entropy = ref_cross_entropy,
         .adamw = ref_adamw,
         .add = ref_add,

@@ -3,9 +3,21 @@
 
 #include <math.h>
 
+#include "model/products.h"
+
+static int64_t q_width(const model_config *c)
+{
+    return c->heads * c->head_dim;
+}
+
+static int64_t kv_width(const model_config *c)
+{
+    return 2 * c->kv_heads * c->head_dim;
+}
+
 static int64_t qkv_width(const model_config *c)
 {
-    return (c->heads + 2 * c->kv_heads) * c->head_dim;
+    return q_width(c) + kv_width(c);
 }
 
 static int64_t larger(int64_t a, int64_t b)
@@ -18,25 +30,47 @@ static float *floats(arena *a, int64_t n, int64_t width)
     return arena_alloc(a, (size_t)n, (size_t)width * sizeof(float));
 }
 
-void block_acts_plan(const model_config *c, arena *a, int64_t n, bool backward, float *shared_u, block_acts *out)
+static void plan_attention(const model_config *c, arena *a, const block_sizes *s, block_acts *out)
 {
-    const int64_t d = c->dim;
-    *out = (block_acts){
-        .h1 = floats(a, n, d),
-        .qkv = floats(a, n, qkv_width(c)),
-        .att = floats(a, n, c->heads * c->head_dim),
-        .h2 = floats(a, n, d),
-        .gate_up = floats(a, n, 2 * c->ffn),
-        .act = floats(a, n, c->ffn),
-    };
-    out->u = shared_u ? shared_u : floats(a, n, d);
-    if (backward) {
-        out->x_in = floats(a, n, d);
-        out->rstd1 = floats(a, n, 1);
-        out->lse = floats(a, n, c->heads);
-        out->mid = floats(a, n, d);
-        out->rstd2 = floats(a, n, 1);
+    out->h1 = floats(a, s->n, c->dim);
+    out->qkv = floats(a, s->n, qkv_width(c));
+    out->att = floats(a, s->n, q_width(c));
+    if (s->dense) {
+        out->h_all = floats(a, s->all, c->dim);
+        out->kv = floats(a, s->all, kv_width(c));
     }
+    if (s->backward) {
+        out->rstd1 = floats(a, s->dense ? s->all : s->n, 1);
+        out->lse = floats(a, s->n, c->heads);
+        out->x_all = s->dense ? floats(a, s->all, c->dim) : NULL;
+    }
+}
+
+static void plan_mlp(const model_config *c, arena *a, const block_sizes *s, block_acts *out)
+{
+    out->h2 = floats(a, s->n, c->dim);
+    if (c->experts.count > 0) {
+        expert_acts_plan(c, a, s->n, s->expert_rows, s->backward, &out->experts);
+    } else {
+        out->gate_up = floats(a, s->n, 2 * c->ffn);
+        out->act = floats(a, s->n, c->ffn);
+    }
+    if (s->backward) {
+        out->mid = s->stage.attention ? floats(a, s->n, c->dim) : NULL;
+        out->rstd2 = floats(a, s->n, 1);
+    }
+}
+
+void block_acts_plan(const model_config *c, arena *a, const block_sizes *s, block_acts *out)
+{
+    *out = (block_acts){0};
+    if (s->stage.attention)
+        plan_attention(c, a, s, out);
+    if (s->stage.mlp)
+        plan_mlp(c, a, s, out);
+    out->u = s->shared_u ? s->shared_u : floats(a, s->n, c->dim);
+    if (s->backward)
+        out->x_in = floats(a, s->n, c->dim);
 }
 
 void block_temps_plan(const model_config *c, arena *a, int64_t n, block_temps *out)
@@ -45,51 +79,60 @@ void block_temps_plan(const model_config *c, arena *a, int64_t n, block_temps *o
         .du = floats(a, n, c->dim),
         .dmid = floats(a, n, c->dim),
         .dh = floats(a, n, c->dim),
-        .narrow = floats(a, n, larger(c->ffn, c->heads * c->head_dim)),
+        .narrow = floats(a, n, larger(c->ffn, q_width(c))),
         .dqkv = floats(a, n, qkv_width(c)),
         .dlogit = floats(a, n, 1),
     };
+    if (c->mod.dense_kv) {
+        out->dh_all = floats(a, n, c->dim);
+        out->dkv = floats(a, n, kv_width(c));
+    }
 }
 
-/* y [n, out] = x [n, in] w^T (+ y) */
-static void linear(const model_env *env, float *y, const float *x, weight w, int64_t n, int64_t in, int64_t out, bool add)
+static void gather_rows(const kernels *kn, float *to, const float *from, const int32_t *index, int64_t n, int64_t d)
 {
-    env->kn->linear(env->kn, &(linear_args){.n = n, .in = in, .out = out, .x = x, .w = w, .y = y, .add = add,
-                                            .bf16 = env->bf16, .scratch = env->scratch});
+    kn->embed_forward(kn, to, (weight){.data = from}, index, n, d); /* the same: to_i = from[index_i] */
 }
 
-void linear_backward(const model_env *env, float *dx, float *dw, const float *dy, const float *x, const float *w,
-                     int64_t n, int64_t in, int64_t out)
+/* Are keys and values those of every row, and the queries fewer? */
+static bool dense(const block_work *b)
 {
-    env->kn->gemm(env->kn, &(gemm_args){.m = n, .n = in, .k = out, .a = dy, .lda = out, .b = w, .ldb = in, .c = dx,
-                                        .ldc = in, .alpha = 1, .bf16 = env->bf16, .scratch = env->scratch});
-    env->kn->gemm(env->kn, &(gemm_args){.trans_a = true, .m = out, .n = in, .k = n, .a = dy, .lda = out, .b = x,
-                                        .ldb = in, .c = dw, .ldc = in, .alpha = 1, .beta = 1, .bf16 = env->bf16,
-                                        .scratch = env->scratch});
+    return b->env->config->mod.dense_kv && b->r->index;
 }
 
-/* Queries, keys and values are the columns of one buffer. */
-static attention_args attention_on(const model_env *env, const rows *r, const block_acts *acts)
+/* Queries, keys and values are the columns of one buffer, or keys and values have one of their own. */
+static attention_args attention_on(const block_work *b, const block_acts *acts)
 {
-    const model_config *c = env->config;
-    const float *qkv = acts->qkv;
-    return (attention_args){
-        .sequences = r->sequences,
+    const model_config *c = b->env->config;
+    const float *kv = dense(b) ? acts->kv : acts->qkv + q_width(c);
+    attention_args a = {
+        .sequences = b->r->sequences,
         .heads = c->heads,
         .kv_heads = c->kv_heads,
         .head_dim = c->head_dim,
-        .q_start = r->start,
-        .q = qkv,
-        .k = qkv + c->heads * c->head_dim,
-        .v = qkv + (c->heads + c->kv_heads) * c->head_dim,
-        .q_stride = qkv_width(c),
-        .kv_stride = qkv_width(c),
+        .q_start = b->r->start,
+        .q = acts->qkv,
+        .k = kv,
+        .v = kv + c->kv_heads * c->head_dim,
+        .q_stride = dense(b) ? q_width(c) : qkv_width(c),
+        .kv_stride = dense(b) ? kv_width(c) : qkv_width(c),
         .kv_head_stride = c->head_dim,
         .scale = 1 / sqrtf((float)c->head_dim),
         .out = acts->att,
         .lse = acts->lse,
-        .scratch = env->scratch,
+        .scratch = b->env->scratch,
     };
+    if (dense(b)) {
+        a.kv_start = b->all->start;
+        a.q_position = b->r->position; /* keys begin at position 0 */
+    }
+    return a;
+}
+
+/* The rows whose keys and values are made. */
+static const rows *kv_rows(const block_work *b)
+{
+    return dense(b) ? b->all : b->r;
 }
 
 /* One copy a head for keys and one for values: its rows come from the columns of qkv. */
@@ -106,20 +149,46 @@ static void cache_append(const model_env *env, const rows *r, const attention_ar
     cache->length += r->n;
 }
 
-void block_update(const model_env *env, const layer_params *p, const layer_weights *w, const rows *r, const float *x,
-                  const block_acts *acts, kv_layer *cache)
+static void rope(const model_env *env, float *x, int64_t stride, const rows *r, int64_t heads, int direction)
 {
-    const kernels *kn = env->kn;
-    const model_config *c = env->config;
-    const int64_t n = r->n, d = c->dim, att_width = c->heads * c->head_dim;
-    kn->norm_forward(kn, &(norm_args){.n = n, .d = d, .eps = c->norm_eps, .x = x, .index = r->index, .weight = p->norm1,
-                                      .out = acts->h1, .saved = acts->x_in, .rstd = acts->rstd1});
-    linear(env, acts->qkv, acts->h1, w->qkv, n, d, qkv_width(c), false);
-    kn->rope(kn, acts->qkv, qkv_width(c), n, c->heads + c->kv_heads, c->head_dim, env->rope_table, r->position, 1);
-    attention_args att = attention_on(env, r, acts);
+    env->kn->rope(env->kn, x, stride, r->n, heads, env->config->head_dim, env->rope_table, r->position, direction);
+}
+
+/* Queries, keys and values from the stream. */
+static void project(const block_work *b, const float *x, const block_acts *acts)
+{
+    const kernels *kn = b->env->kn;
+    const model_config *c = b->env->config;
+    const int64_t n = b->r->n, d = c->dim;
+    const bool all = dense(b);
+    kn->norm_forward(kn, &(norm_args){.n = kv_rows(b)->n, .d = d, .eps = c->norm_eps, .x = x, .index = all ? NULL : b->r->index,
+                                      .weight = b->p->norm1, .out = all ? acts->h_all : acts->h1,
+                                      .saved = all ? acts->x_all : acts->x_in, .rstd = acts->rstd1});
+    if (!all) {
+        product_forward(b->env, acts->qkv, acts->h1, b->w->qkv, n, d, qkv_width(c), false);
+        rope(b->env, acts->qkv, qkv_width(c), b->r, c->heads + c->kv_heads, 1);
+        return;
+    }
+    product_forward(b->env, acts->kv, acts->h_all, weight_rows(b->w->qkv, q_width(c), d), b->all->n, d, kv_width(c), false);
+    rope(b->env, acts->kv, kv_width(c), b->all, c->kv_heads, 1);
+    if (n == 0)
+        return;
+    if (acts->x_in)
+        gather_rows(kn, acts->x_in, x, b->r->index, n, d);
+    gather_rows(kn, acts->h1, acts->h_all, b->r->index, n, d);
+    product_forward(b->env, acts->qkv, acts->h1, b->w->qkv, n, d, q_width(c), false);
+    rope(b->env, acts->qkv, q_width(c), b->r, c->heads, 1);
+}
+
+/* u = a */
+static void attention_update(const block_work *b, const float *x, const block_acts *acts, kv_layer *cache)
+{
+    const model_config *c = b->env->config;
+    project(b, x, acts);
+    attention_args att = attention_on(b, acts);
     int32_t cached[2] = {0, 0};
     if (cache) {
-        cache_append(env, r, &att, cache);
+        cache_append(b->env, kv_rows(b), &att, cache);
         cached[1] = (int32_t)cache->length;
         att.k = cache->k;
         att.v = cache->v;
@@ -127,37 +196,120 @@ void block_update(const model_env *env, const layer_params *p, const layer_weigh
         att.kv_head_stride = cache->capacity * c->head_dim;
         att.kv_start = cached;
     }
-    kn->attention_forward(kn, &att);
-    linear(env, acts->u, acts->att, w->out, n, att_width, d, false);
-    kn->norm_forward(kn, &(norm_args){.n = n, .d = d, .eps = c->norm_eps, .x = x, .index = r->index, .plus = acts->u,
-                                      .weight = p->norm2, .out = acts->h2, .saved = acts->mid, .rstd = acts->rstd2});
-    linear(env, acts->gate_up, acts->h2, w->gate_up, n, d, 2 * c->ffn, false);
-    kn->swiglu_forward(kn, acts->act, acts->gate_up, n, c->ffn);
-    linear(env, acts->u, acts->act, w->down, n, c->ffn, d, true);
+    if (b->r->n == 0)
+        return;
+    b->env->kn->attention_forward(b->env->kn, &att);
+    product_forward(b->env, acts->u, acts->att, b->w->out, b->r->n, q_width(c), c->dim, false);
 }
 
-void block_backward(const model_env *env, const layer_params *w, const layer_params *g, const rows *r,
-                    const block_acts *acts, const block_temps *t, float *dx)
+/* u += MLP(RMSNorm(x + u)), or u = MLP(RMSNorm(x)) without attention */
+static void mlp_update(const block_work *b, const float *x, const block_acts *acts)
 {
+    const model_env *env = b->env;
     const kernels *kn = env->kn;
     const model_config *c = env->config;
-    const int64_t n = r->n, d = c->dim, att_width = c->heads * c->head_dim;
-    linear_backward(env, t->narrow, g->down, t->du, acts->act, w->down, n, c->ffn, d);
-    kn->swiglu_backward(kn, acts->gate_up, t->narrow, acts->gate_up, n, c->ffn); /* in place: less memory to move */
-    linear_backward(env, t->dh, g->gate_up, acts->gate_up, acts->h2, w->gate_up, n, d, 2 * c->ffn);
-    kn->norm_backward(kn, &(norm_args){.n = n, .d = d, .x = acts->mid, .weight = w->norm2, .rstd = acts->rstd2,
-                                       .dout = t->dh, .dx = t->dmid, .dweight = g->norm2, .scratch = env->scratch});
-    kn->add(kn, t->du, t->dmid, n * d); /* now the gradient of a, which is in u and in mid */
-    linear_backward(env, t->narrow, g->out, t->du, acts->att, w->out, n, att_width, d);
-    attention_args att = attention_on(env, r, acts);
+    const int64_t n = b->r->n, d = c->dim;
+    const bool after = b->stage.attention;
+    kn->norm_forward(kn, &(norm_args){.n = n, .d = d, .eps = c->norm_eps, .x = x, .index = b->r->index, .plus = after ? acts->u : NULL,
+                                      .weight = b->p->norm2, .out = acts->h2, .saved = after ? acts->mid : acts->x_in,
+                                      .rstd = acts->rstd2});
+    if (c->experts.count > 0) {
+        if (!after)
+            kn->mem_zero(kn, acts->u, (size_t)(n * d) * sizeof(float));
+        b->experts->n = n;
+        b->experts->sequences = b->r->sequences;
+        experts_forward(env, b->p, b->w, acts->h2, &acts->experts, b->experts, acts->u);
+        return;
+    }
+    product_forward(env, acts->gate_up, acts->h2, b->w->gate_up, n, d, 2 * c->ffn, false);
+    kn->swiglu_forward(kn, acts->act, acts->gate_up, n, c->ffn);
+    product_forward(env, acts->u, acts->act, b->w->down, n, c->ffn, d, after);
+}
+
+void block_update(const block_work *b, const float *x, const block_acts *acts, kv_layer *cache)
+{
+    if (b->stage.attention)
+        attention_update(b, x, acts, cache);
+    if (b->stage.mlp && b->r->n > 0)
+        mlp_update(b, x, acts);
+}
+
+/* From du: the MLP's share. After attention its input's gradient is left in dmid, otherwise it goes into the stream. */
+static void mlp_backward(const block_work *b, const layer_params *g, const block_acts *acts, const block_temps *t, float *dx)
+{
+    const model_env *env = b->env;
+    const kernels *kn = env->kn;
+    const model_config *c = env->config;
+    const layer_params *w = b->p;
+    const int64_t n = b->r->n, d = c->dim;
+    const bool after = b->stage.attention;
+    if (c->experts.count > 0) {
+        b->experts->n = n;
+        b->experts->sequences = b->r->sequences;
+        experts_backward(env, w, g, acts->h2, &acts->experts, b->experts, t->du, t->narrow, t->dh);
+    } else {
+        product_backward(env, t->narrow, g->down, t->du, acts->act, w->down, n, c->ffn, d);
+        kn->swiglu_backward(kn, acts->gate_up, t->narrow, acts->gate_up, n, c->ffn); /* in place: less memory to move */
+        product_backward(env, t->dh, g->gate_up, acts->gate_up, acts->h2, w->gate_up, n, d, 2 * c->ffn);
+    }
+    kn->norm_backward(kn, &(norm_args){.n = n, .d = d, .index = after ? NULL : b->r->index, .x = after ? acts->mid : acts->x_in,
+                                       .weight = w->norm2, .rstd = acts->rstd2, .dout = t->dh, .dx = after ? t->dmid : dx,
+                                       .accumulate = !after, .dweight = g->norm2, .scratch = env->scratch});
+}
+
+/* From dqkv, or dq and dkv: the projections' share, and the norm's. residual: the gradient that goes past attention, or NULL. */
+static void project_backward(const block_work *b, const layer_params *g, const block_acts *acts, const block_temps *t,
+                             const float *residual, float *dx)
+{
+    const model_env *env = b->env;
+    const kernels *kn = env->kn;
+    const model_config *c = env->config;
+    const layer_params *w = b->p;
+    const rows *r = b->r;
+    const int64_t d = c->dim, kv_at = q_width(c) * d;
+    if (!dense(b)) {
+        rope(env, t->dqkv, qkv_width(c), r, c->heads + c->kv_heads, -1);
+        product_backward(env, t->dh, g->qkv, t->dqkv, acts->h1, w->qkv, r->n, d, qkv_width(c));
+        kn->norm_backward(kn, &(norm_args){.n = r->n, .d = d, .index = r->index, .x = acts->x_in, .weight = w->norm1,
+                                           .rstd = acts->rstd1, .dout = t->dh, .add = residual, .dx = dx, .accumulate = true,
+                                           .dweight = g->norm1, .scratch = env->scratch});
+        return;
+    }
+    rope(env, t->dqkv, q_width(c), r, c->heads, -1);
+    rope(env, t->dkv, kv_width(c), b->all, c->kv_heads, -1);
+    product_backward(env, t->dh, g->qkv, t->dqkv, acts->h1, w->qkv, r->n, d, q_width(c));
+    product_backward(env, t->dh_all, g->qkv + kv_at, t->dkv, acts->h_all, w->qkv + kv_at, b->all->n, d, kv_width(c));
+    kn->scatter_forward(kn, &(scatter_args){.n = r->n, .d = d, .index = r->index, .u = t->dh, .x = t->dh_all});
+    if (residual)
+        kn->scatter_forward(kn, &(scatter_args){.n = r->n, .d = d, .index = r->index, .u = residual, .x = dx});
+    kn->norm_backward(kn, &(norm_args){.n = b->all->n, .d = d, .x = acts->x_all, .weight = w->norm1, .rstd = acts->rstd1,
+                                       .dout = t->dh_all, .dx = dx, .accumulate = true, .dweight = g->norm1,
+                                       .scratch = env->scratch});
+}
+
+static void attention_backward(const block_work *b, const layer_params *g, const block_acts *acts, const block_temps *t,
+                               const float *residual, float *dx)
+{
+    const model_config *c = b->env->config;
+    product_backward(b->env, t->narrow, g->out, t->du, acts->att, b->p->out, b->r->n, q_width(c), c->dim);
+    attention_args att = attention_on(b, acts);
+    float *dkv = dense(b) ? t->dkv : t->dqkv + q_width(c);
     att.dout = t->narrow;
     att.dq = t->dqkv;
-    att.dk = t->dqkv + (att.k - att.q);
-    att.dv = t->dqkv + (att.v - att.q);
-    kn->attention_backward(kn, &att);
-    kn->rope(kn, t->dqkv, qkv_width(c), n, c->heads + c->kv_heads, c->head_dim, env->rope_table, r->position, -1);
-    linear_backward(env, t->dh, g->qkv, t->dqkv, acts->h1, w->qkv, n, d, qkv_width(c));
-    kn->norm_backward(kn, &(norm_args){.n = n, .d = d, .index = r->index, .x = acts->x_in, .weight = w->norm1,
-                                       .rstd = acts->rstd1, .dout = t->dh, .add = t->dmid, .dx = dx, .accumulate = true,
-                                       .dweight = g->norm1, .scratch = env->scratch});
+    att.dk = dkv;
+    att.dv = dkv + c->kv_heads * c->head_dim;
+    b->env->kn->attention_backward(b->env->kn, &att);
+    project_backward(b, g, acts, t, residual, dx);
+}
+
+void block_backward(const block_work *b, const layer_params *g, const block_acts *acts, const block_temps *t, float *dx)
+{
+    const kernels *kn = b->env->kn;
+    const bool both = b->stage.attention && b->stage.mlp;
+    if (b->stage.mlp)
+        mlp_backward(b, g, acts, t, dx);
+    if (both)
+        kn->add(kn, t->du, t->dmid, b->r->n * b->env->config->dim); /* now the gradient of a, which is in u and in mid */
+    if (b->stage.attention)
+        attention_backward(b, g, acts, t, both ? t->dmid : NULL, dx);
 }

@@ -16,6 +16,9 @@ enum {
 static const char *const router_names[] = {MOD_ROUTER_LIST(NAME_OF)};
 static const char *const gate_names[] = {MOD_GATE_LIST(NAME_OF)};
 static const char *const causal_names[] = {MOD_CAUSAL_LIST(NAME_OF)};
+static const char *const unit_names[] = {MOD_UNIT_LIST(NAME_OF)};
+static const char *const expert_router_names[] = {EXPERT_ROUTER_LIST(NAME_OF)};
+static const char *const expert_mode_names[] = {EXPERT_MODE_LIST(NAME_OF)};
 #undef NAME_OF
 
 /* The index of text; -1 when it is not there. */
@@ -27,44 +30,25 @@ static int find_name(const char *const *names, int count, const char *text)
     return -1;
 }
 
-const char *mod_router_name(mod_router r)
-{
-    return router_names[r];
-}
-
-const char *mod_gate_name(mod_gate g)
-{
-    return gate_names[g];
-}
-
-const char *mod_causal_name(mod_causal c)
-{
-    return causal_names[c];
-}
-
-bool mod_router_parse(const char *text, mod_router *out)
-{
-    const int i = find_name(router_names, MOD_ROUTER_COUNT, text);
-    if (i >= 0)
-        *out = (mod_router)i;
-    return i >= 0;
-}
-
-bool mod_gate_parse(const char *text, mod_gate *out)
-{
-    const int i = find_name(gate_names, MOD_GATE_COUNT, text);
-    if (i >= 0)
-        *out = (mod_gate)i;
-    return i >= 0;
-}
-
-bool mod_causal_parse(const char *text, mod_causal *out)
-{
-    const int i = find_name(causal_names, MOD_CAUSAL_COUNT, text);
-    if (i >= 0)
-        *out = (mod_causal)i;
-    return i >= 0;
-}
+#define NAMES_OF(type, names, count)                     \
+    const char *type##_name(type value)                  \
+    {                                                    \
+        return names[value];                             \
+    }                                                    \
+    bool type##_parse(const char *text, type *out)       \
+    {                                                    \
+        const int i = find_name(names, count, text);     \
+        if (i >= 0)                                      \
+            *out = (type)i;                              \
+        return i >= 0;                                   \
+    }
+NAMES_OF(mod_router, router_names, MOD_ROUTER_COUNT)
+NAMES_OF(mod_gate, gate_names, MOD_GATE_COUNT)
+NAMES_OF(mod_causal, causal_names, MOD_CAUSAL_COUNT)
+NAMES_OF(mod_unit, unit_names, MOD_UNIT_COUNT)
+NAMES_OF(expert_router, expert_router_names, EXPERT_ROUTER_COUNT)
+NAMES_OF(expert_mode, expert_mode_names, EXPERT_MODE_COUNT)
+#undef NAMES_OF
 
 model_config model_config_default(void)
 {
@@ -72,6 +56,7 @@ model_config model_config_default(void)
         .vocab = 256, .dim = 128, .layers = 8, .heads = 4, .kv_heads = 4, .head_dim = 32, .ffn = 352, .seq_len = 256,
         .rope_theta = 10000, .norm_eps = 1e-5f, .tied = true, .bos_id = -1, .eos_id = -1,
         .mod = {.router = MOD_ROUTER_NONE, .gate = MOD_GATE_RAW, .causal = MOD_CAUSAL_PREDICTOR, .aux_weight = 0.01f},
+        .experts = {.balance_weight = 0.01f},
     };
 }
 
@@ -124,19 +109,20 @@ static fathom_status check_sizes(const model_config *c, fathom_error *err)
     return FATHOM_OK;
 }
 
-static fathom_status check_layers(const model_config *c, fathom_error *err)
+static fathom_status check_stages(const model_config *c, fathom_error *err)
 {
-    for (int64_t l = 0; l < c->layers; l++) {
-        const float capacity = c->mod.capacity[l], threshold = c->mod.threshold[l];
+    for (int64_t s = 0; s < model_stages(c); s++) {
+        const long long l = model_stage_at(c, s).layer;
+        const float capacity = c->mod.capacity[s], threshold = c->mod.threshold[s];
         if (capacity != 0 && !(capacity > 0 && capacity <= 1))
             return status_fail(err, FATHOM_INVALID_ARGUMENT, "mod.capacity: %g of layer %lld is not in (0, 1]",
-                               (double)capacity, (long long)l);
+                               (double)capacity, l);
         if (capacity != 0 && c->mod.router == MOD_ROUTER_NONE)
             return status_fail(err, FATHOM_INVALID_ARGUMENT, "mod.capacity: %g of layer %lld, but mod.router is none",
-                               (double)capacity, (long long)l);
+                               (double)capacity, l);
         if (!isfinite(threshold))
             return status_fail(err, FATHOM_INVALID_ARGUMENT, "mod.threshold: %g of layer %lld is not finite",
-                               (double)threshold, (long long)l);
+                               (double)threshold, l);
     }
     return FATHOM_OK;
 }
@@ -149,10 +135,10 @@ static fathom_status check_budgets(const model_config *c, fathom_error *err)
         if (!(budget > (i ? c->mod.budget[i - 1] : 0) && budget < 1))
             return status_fail(err, FATHOM_INVALID_ARGUMENT, "mod.calibration.budgets: %g is not in (0, 1) or not ascending",
                                (double)budget);
-        for (int64_t l = 0; l < c->layers; l++)
-            if (!isfinite(c->mod.budget_threshold[i][l]))
+        for (int64_t s = 0; s < model_stages(c); s++)
+            if (!isfinite(c->mod.budget_threshold[i][s]))
                 return status_fail(err, FATHOM_INVALID_ARGUMENT, "mod.calibration.thresholds: %g of layer %lld is not finite",
-                                   (double)c->mod.budget_threshold[i][l], (long long)l);
+                                   (double)c->mod.budget_threshold[i][s], (long long)model_stage_at(c, s).layer);
     }
     return FATHOM_OK;
 }
@@ -162,7 +148,8 @@ static fathom_status check_mod(const model_config *c, fathom_error *err)
     TRY(check_range("mod.router", c->mod.router, 0, MOD_ROUTER_COUNT - 1, err));
     TRY(check_range("mod.gate", c->mod.gate, 0, MOD_GATE_COUNT - 1, err));
     TRY(check_range("mod.causal", c->mod.causal, 0, MOD_CAUSAL_COUNT - 1, err));
-    TRY(check_layers(c, err));
+    TRY(check_range("mod.unit", c->mod.unit, 0, MOD_UNIT_COUNT - 1, err));
+    TRY(check_stages(c, err));
     TRY(check_budgets(c, err));
     if (!(isfinite(c->mod.aux_weight) && c->mod.aux_weight >= 0))
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "mod.aux_weight: %g is negative or not finite",
@@ -170,7 +157,7 @@ static fathom_status check_mod(const model_config *c, fathom_error *err)
     TRY(check_range("mod.predictor_hidden", c->mod.predictor_hidden, 0, MAX_WIDTH, err));
     if (c->mod.router == MOD_ROUTER_NONE)
         return FATHOM_OK;
-    if (model_routed_layers(c) == 0)
+    if (model_skipping_stages(c) == 0)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "mod.layers: no layer is routed, but mod.router is %s",
                            mod_router_name(c->mod.router));
     if ((c->mod.router == MOD_ROUTER_STOCHASTIC) != (c->mod.causal == MOD_CAUSAL_NOISE))
@@ -180,12 +167,56 @@ static fathom_status check_mod(const model_config *c, fathom_error *err)
     if ((c->mod.router == MOD_ROUTER_TOKEN_CHOICE) != (c->mod.causal == MOD_CAUSAL_CHOICE))
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "mod.causal: %s does not go with mod.router %s: token-choice takes choice",
                            mod_causal_name(c->mod.causal), mod_router_name(c->mod.router));
-    for (int64_t l = 0; c->mod.router == MOD_ROUTER_TOKEN_CHOICE && l < c->layers; l++)
-        if (c->mod.capacity[l] == 1)
+    for (int64_t s = 0; c->mod.router == MOD_ROUTER_TOKEN_CHOICE && s < model_stages(c); s++)
+        if (c->mod.capacity[s] == 1)
             return status_fail(err, FATHOM_INVALID_ARGUMENT, "mod.capacity: 1 of layer %lld: token-choice needs a share below 1",
-                               (long long)l);
-    if (c->mod.causal == MOD_CAUSAL_PREDICTOR)
+                               (long long)model_stage_at(c, s).layer);
+    if (c->mod.dense_kv && c->mod.unit == MOD_UNIT_MLP)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "mod.route_kv: false does not go with mod.unit mlp, which routes no attention");
+    if (c->mod.causal == MOD_CAUSAL_PREDICTOR && model_routed_stages(c) > 0)
         TRY(check_range("mod.predictor_hidden", c->mod.predictor_hidden, 1, MAX_WIDTH, err));
+    return FATHOM_OK;
+}
+
+/* One router for experts and no-op experts: what describes a router of blocks must agree, or be left alone. */
+static fathom_status check_integrated(const model_config *c, fathom_error *err)
+{
+    const bool tokens = c->experts.router == EXPERT_ROUTER_TOKEN_CHOICE;
+    if (c->experts.count == 0)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "experts.mode: integrated needs experts (num_local_experts)");
+    if (c->mod.router == MOD_ROUTER_NONE)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "experts.mode: integrated needs routed layers, but mod.router is none");
+    if (c->mod.router != (tokens ? MOD_ROUTER_TOKEN_CHOICE : MOD_ROUTER_TOPK))
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "experts.mode: integrated has one router: mod.router %s does not go with "
+                           "experts.router %s (topk with expert-choice, token-choice with token-choice)",
+                           mod_router_name(c->mod.router), expert_router_name(c->experts.router));
+    if (c->mod.causal != (tokens ? MOD_CAUSAL_CHOICE : MOD_CAUSAL_PREDICTOR))
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "mod.causal: %s does not go with experts.mode integrated",
+                           mod_causal_name(c->mod.causal));
+    if (c->mod.unit != MOD_UNIT_BLOCK || c->mod.dense_kv)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "mod.unit: experts.mode integrated routes the MLP's experts alone");
+    return check_range("experts.no_ops", c->experts.no_ops, 1, MODEL_MAX_EXPERTS, err);
+}
+
+static fathom_status check_experts(const model_config *c, fathom_error *err)
+{
+    TRY(check_range("experts.mode", c->experts.mode, 0, EXPERT_MODE_COUNT - 1, err));
+    TRY(check_range("experts.router", c->experts.router, 0, EXPERT_ROUTER_COUNT - 1, err));
+    if (c->experts.mode == EXPERT_MODE_INTEGRATED)
+        TRY(check_integrated(c, err));
+    TRY(check_range("num_local_experts", c->experts.count, 0, MODEL_MAX_EXPERTS, err));
+    if (c->experts.count == 0)
+        return FATHOM_OK;
+    TRY(check_range("num_experts_per_tok", c->experts.per_token, 1, c->experts.count, err));
+    if (!(isfinite(c->experts.balance_weight) && c->experts.balance_weight >= 0))
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "router_aux_loss_coef: %g is negative or not finite",
+                           (double)c->experts.balance_weight);
+    if (c->experts.router == EXPERT_ROUTER_EXPERT_CHOICE) {
+        TRY(check_range("experts.predictor_hidden", c->experts.predictor_hidden, 1, MAX_WIDTH, err));
+        if (c->mod.router == MOD_ROUTER_TOKEN_CHOICE)
+            return status_fail(err, FATHOM_INVALID_ARGUMENT, "experts.router: expert-choice needs as many tokens of every sequence: "
+                               "it does not go with mod.router token-choice");
+    }
     return FATHOM_OK;
 }
 
@@ -194,21 +225,77 @@ fathom_status model_config_check(const model_config *c, fathom_error *err)
     TRY(check_sizes(c, err));
     TRY(check_positive("rope_theta", c->rope_theta, err));
     TRY(check_positive("rms_norm_eps", c->norm_eps, err));
-    return check_mod(c, err);
+    TRY(check_mod(c, err));
+    return check_experts(c, err);
 }
 
-int64_t model_routed_layers(const model_config *c)
+static bool split(const model_config *c)
+{
+    return c->mod.router != MOD_ROUTER_NONE && c->mod.unit != MOD_UNIT_BLOCK;
+}
+
+int64_t model_stages(const model_config *c)
+{
+    return split(c) ? 2 * c->layers : c->layers;
+}
+
+model_stage model_stage_at(const model_config *c, int64_t stage)
+{
+    if (!split(c))
+        return (model_stage){stage, true, true};
+    return (model_stage){stage / 2, stage % 2 == 0, stage % 2 == 1};
+}
+
+int64_t model_skipping_stages(const model_config *c)
 {
     int64_t count = 0;
-    for (int64_t l = 0; l < c->layers; l++)
-        count += model_layer_routed(c, l);
+    for (int64_t s = 0; s < model_stages(c); s++)
+        count += model_stage_skips(c, s);
     return count;
 }
 
-int64_t model_routed_tokens(const model_config *c, int64_t layer, int64_t T)
+int64_t model_routed_stages(const model_config *c)
 {
-    const int64_t k = llround((double)c->mod.capacity[layer] * (double)T);
-    return k < 1 ? 1 : k > T ? T : k;
+    return c->experts.mode == EXPERT_MODE_INTEGRATED ? 0 : model_skipping_stages(c);
+}
+
+bool model_causal_as_trained(const model_config *c)
+{
+    return model_skipping_stages(c) == 0 && !model_has_expert_predictor(c);
+}
+
+/* rounded, at least 1, at most m */
+static int64_t whole_tokens(double tokens, int64_t m)
+{
+    const int64_t k = llround(tokens);
+    return k < 1 ? 1 : k > m ? m : k;
+}
+
+int64_t model_widened_tokens(const model_config *c, int64_t stage, int64_t T, double widen)
+{
+    const double capacity = (double)c->mod.capacity[stage];
+    return whole_tokens((capacity + widen * (1 - capacity)) * (double)T, T);
+}
+
+int64_t model_routed_tokens(const model_config *c, int64_t stage, int64_t T)
+{
+    return model_widened_tokens(c, stage, T, 0);
+}
+
+int64_t model_expert_tokens(const model_config *c, int64_t layer, int64_t m)
+{
+    const bool limited = model_layer_no_ops(c, layer) > 0;
+    if (c->experts.router == EXPERT_ROUTER_TOKEN_CHOICE && !limited)
+        return m;
+    const double capacity = limited ? (double)c->mod.capacity[layer] : 1;
+    return whole_tokens(capacity * (double)c->experts.per_token * (double)m / (double)c->experts.count, m);
+}
+
+int64_t model_expert_rows(const model_config *c, int64_t layer, int64_t B, int64_t m)
+{
+    if (c->experts.router == EXPERT_ROUTER_TOKEN_CHOICE && model_layer_no_ops(c, layer) == 0)
+        return B * m * c->experts.per_token;
+    return B * c->experts.count * model_expert_tokens(c, layer, m);
 }
 
 bool model_config_equal(const model_config *a, const model_config *b)
@@ -218,10 +305,18 @@ bool model_config_equal(const model_config *a, const model_config *b)
         a->rope_theta != b->rope_theta || a->norm_eps != b->norm_eps || a->tied != b->tied || a->bos_id != b->bos_id ||
         a->eos_id != b->eos_id || a->mod.router != b->mod.router)
         return false;
+    if (a->experts.count != b->experts.count ||
+        (a->experts.count > 0 &&
+         (a->experts.per_token != b->experts.per_token || a->experts.router != b->experts.router || a->experts.mode != b->experts.mode ||
+          a->experts.no_ops != b->experts.no_ops || a->experts.predictor_hidden != b->experts.predictor_hidden ||
+          a->experts.balance_weight != b->experts.balance_weight)))
+        return false;
     if (a->mod.router == MOD_ROUTER_NONE)
         return true;
-    for (int64_t l = 0; l < a->layers; l++)
-        if (a->mod.capacity[l] != b->mod.capacity[l] || a->mod.threshold[l] != b->mod.threshold[l])
+    if (a->mod.unit != b->mod.unit || a->mod.dense_kv != b->mod.dense_kv)
+        return false;
+    for (int64_t s = 0; s < model_stages(a); s++)
+        if (a->mod.capacity[s] != b->mod.capacity[s] || a->mod.threshold[s] != b->mod.threshold[s])
             return false;
     return a->mod.gate == b->mod.gate && a->mod.causal == b->mod.causal && a->mod.aux_weight == b->mod.aux_weight &&
            a->mod.predictor_hidden == b->mod.predictor_hidden;

@@ -1,7 +1,10 @@
 /* The shape of a model: everything that fixes its parameters and its mathematics. A plain value: copy it freely.
  *
  * Names used everywhere: B sequences of T tokens; V vocabulary, d width, L layers, h heads, h_kv key/value heads,
- * d_h head width, f MLP width, c capacity, k = max(1, round(c T)) routed tokens a sequence. */
+ * d_h head width, f MLP width, c capacity, k = max(1, round(c T)) routed tokens a sequence; E experts, K of them a token.
+ *
+ * A layer runs as one stage, the block, or, where attention and MLP are routed apart (mod.unit), as two. What is decided for
+ * each stage is kept by stage; with whole blocks stage and layer are the same number. */
 #ifndef FATHOM_MODEL_CONFIG_H
 #define FATHOM_MODEL_CONFIG_H
 
@@ -10,7 +13,7 @@
 
 #include "base/status.h"
 
-enum { MODEL_MAX_LAYERS = 256, MODEL_MAX_BUDGETS = 16 };
+enum { MODEL_MAX_LAYERS = 256, MODEL_MAX_STAGES = 2 * MODEL_MAX_LAYERS, MODEL_MAX_BUDGETS = 16, MODEL_MAX_EXPERTS = 256 };
 
 /* Each list: X(NAME, "text as on the command line and in config.json"). */
 #define MOD_ROUTER_LIST(X) X(NONE, "none") X(TOPK, "topk") X(STOCHASTIC, "stochastic") \
@@ -20,12 +23,23 @@ enum { MODEL_MAX_LAYERS = 256, MODEL_MAX_BUDGETS = 16 };
  * noise: the causal rule of stochastic routing (and only of it), which has nothing to predict: route where fresh noise
  * passes the quantile that lets a share c through (kept as the layer's threshold). */
 #define MOD_CAUSAL_LIST(X) X(PREDICTOR, "predictor") X(AUX, "aux") X(NOISE, "noise") X(CHOICE, "choice")
+/* What a router decides about: the block, one half of it, or both halves, each with a router of its own. */
+#define MOD_UNIT_LIST(X) X(BLOCK, "block") X(ATTN, "attn") X(MLP, "mlp") X(BOTH, "attn+mlp")
+/* Mixture of experts: who chooses; with MoD, a MoD block around the experts, or no-op experts among them. */
+#define EXPERT_ROUTER_LIST(X) X(TOKEN_CHOICE, "token-choice") X(EXPERT_CHOICE, "expert-choice")
+#define EXPERT_MODE_LIST(X) X(STAGED, "staged") X(INTEGRATED, "integrated")
+#define CONFIG_ENUM_UNIT(name, text) MOD_UNIT_##name,
+#define CONFIG_ENUM_EXPERT_ROUTER(name, text) EXPERT_ROUTER_##name,
+#define CONFIG_ENUM_EXPERT_MODE(name, text) EXPERT_MODE_##name,
 #define CONFIG_ENUM_ROUTER(name, text) MOD_ROUTER_##name,
 #define CONFIG_ENUM_GATE(name, text) MOD_GATE_##name,
 #define CONFIG_ENUM_CAUSAL(name, text) MOD_CAUSAL_##name,
 typedef enum mod_router { MOD_ROUTER_LIST(CONFIG_ENUM_ROUTER) MOD_ROUTER_COUNT } mod_router;
 typedef enum mod_gate { MOD_GATE_LIST(CONFIG_ENUM_GATE) MOD_GATE_COUNT } mod_gate;       /* g(r) = r, sigmoid(r), 1 */
 typedef enum mod_causal { MOD_CAUSAL_LIST(CONFIG_ENUM_CAUSAL) MOD_CAUSAL_COUNT } mod_causal;
+typedef enum mod_unit { MOD_UNIT_LIST(CONFIG_ENUM_UNIT) MOD_UNIT_COUNT } mod_unit;
+typedef enum expert_router { EXPERT_ROUTER_LIST(CONFIG_ENUM_EXPERT_ROUTER) EXPERT_ROUTER_COUNT } expert_router;
+typedef enum expert_mode { EXPERT_MODE_LIST(CONFIG_ENUM_EXPERT_MODE) EXPERT_MODE_COUNT } expert_mode;
 
 typedef struct model_config {
     int64_t vocab, dim, layers, heads, kv_heads, head_dim, ffn;
@@ -39,21 +53,38 @@ typedef struct model_config {
         mod_causal causal;
         float aux_weight;     /* lambda of the aux cross-entropy, or of token-choice's balancing loss */
         int64_t predictor_hidden; /* p */
-        float capacity[MODEL_MAX_LAYERS];  /* per layer; 0 = plain block */
-        float threshold[MODEL_MAX_LAYERS]; /* per layer: causal rule routes where its logit > threshold */
+        mod_unit unit;
+        bool dense_kv;        /* only queries are routed: keys and values are those of every token */
+        float capacity[MODEL_MAX_STAGES];  /* per stage; 0 = every token */
+        float threshold[MODEL_MAX_STAGES]; /* per stage: causal rule routes where its logit > threshold */
         int64_t budgets;                   /* calibrated compute budgets, see budget.h; 0 = not calibrated */
         float budget[MODEL_MAX_BUDGETS];   /* ascending, in (0, 1) */
-        float budget_threshold[MODEL_MAX_BUDGETS][MODEL_MAX_LAYERS];
+        float budget_threshold[MODEL_MAX_BUDGETS][MODEL_MAX_STAGES];
     } mod;
+    struct {
+        int64_t count;        /* E; 0 = a dense MLP */
+        int64_t per_token;    /* K */
+        expert_router router;
+        expert_mode mode;
+        int64_t no_ops;       /* N of a routed layer, integrated mode */
+        int64_t predictor_hidden; /* of expert-choice's causal rule */
+        float balance_weight; /* of token-choice's balancing loss */
+    } experts;
 } model_config;
 
 const char *mod_router_name(mod_router r);
 const char *mod_gate_name(mod_gate g);
 const char *mod_causal_name(mod_causal c);
+const char *mod_unit_name(mod_unit u);
+const char *expert_router_name(expert_router r);
+const char *expert_mode_name(expert_mode m);
 /* From text; false when there is no such name. */
 bool mod_router_parse(const char *text, mod_router *out);
 bool mod_gate_parse(const char *text, mod_gate *out);
 bool mod_causal_parse(const char *text, mod_causal *out);
+bool mod_unit_parse(const char *text, mod_unit *out);
+bool expert_router_parse(const char *text, expert_router *out);
+bool expert_mode_parse(const char *text, expert_mode *out);
 
 /* Defaults of a small byte model, plain. */
 model_config model_config_default(void);
@@ -66,21 +97,53 @@ fathom_status model_config_set_head_dim(model_config *c, fathom_error *err);
 /* The same model: same parameters, same mathematics. Routing fields of a plain model do not count, nor does calibration. */
 bool model_config_equal(const model_config *a, const model_config *b);
 
-static inline bool model_layer_routed(const model_config *c, int64_t layer)
+/* What runs in a stage of a layer. */
+typedef struct model_stage {
+    int64_t layer;
+    bool attention, mlp;
+} model_stage;
+int64_t model_stages(const model_config *c);
+model_stage model_stage_at(const model_config *c, int64_t stage);
+
+/* May tokens pass the stage by: in whole (routed), or by no-op experts? */
+static inline bool model_stage_skips(const model_config *c, int64_t stage)
 {
-    return c->mod.router != MOD_ROUTER_NONE && c->mod.capacity[layer] > 0;
+    return c->mod.router != MOD_ROUTER_NONE && c->mod.capacity[stage] > 0;
 }
-int64_t model_routed_layers(const model_config *c);
-/* k of a routed layer for a sequence of T tokens: max(1, round(c T)), at most T. */
-int64_t model_routed_tokens(const model_config *c, int64_t layer, int64_t T);
-/* Does the layer have a router matrix (topk, token-choice)? A predictor? */
-static inline bool model_layer_has_router(const model_config *c, int64_t layer)
+static inline bool model_stage_routed(const model_config *c, int64_t stage)
 {
-    return model_layer_routed(c, layer) && c->mod.router != MOD_ROUTER_STOCHASTIC;
+    return model_stage_skips(c, stage) && c->experts.mode != EXPERT_MODE_INTEGRATED;
 }
-static inline bool model_layer_has_predictor(const model_config *c, int64_t layer)
+int64_t model_skipping_stages(const model_config *c);
+int64_t model_routed_stages(const model_config *c);
+/* No-op experts of a layer. */
+static inline int64_t model_layer_no_ops(const model_config *c, int64_t layer)
 {
-    return model_layer_has_router(c, layer) && c->mod.causal == MOD_CAUSAL_PREDICTOR;
+    return c->experts.mode == EXPERT_MODE_INTEGRATED && model_stage_skips(c, layer) ? c->experts.no_ops : 0;
+}
+/* Is sampling routed as training is: nothing looks ahead, nothing is dropped? */
+bool model_causal_as_trained(const model_config *c);
+/* k of a routed stage for a sequence of T tokens: max(1, round(c T)), at most T. */
+int64_t model_routed_tokens(const model_config *c, int64_t stage, int64_t T);
+/* The same with the capacity widened, for warm-up: c + widen (1 - c). */
+int64_t model_widened_tokens(const model_config *c, int64_t stage, int64_t T, double widen);
+/* Tokens that one expert takes, at most, of m tokens of a sequence: expert-choice's k_e, token-choice's limit (m where it drops
+ * none). */
+int64_t model_expert_tokens(const model_config *c, int64_t layer, int64_t m);
+/* (token, expert) rows of a layer's experts, at most, when B sequences of m tokens each are routed as in training. */
+int64_t model_expert_rows(const model_config *c, int64_t layer, int64_t B, int64_t m);
+/* Does the stage have a router matrix (topk, token-choice)? A predictor? */
+static inline bool model_stage_has_router(const model_config *c, int64_t stage)
+{
+    return model_stage_routed(c, stage) && c->mod.router != MOD_ROUTER_STOCHASTIC;
+}
+static inline bool model_stage_has_predictor(const model_config *c, int64_t stage)
+{
+    return model_stage_has_router(c, stage) && c->mod.causal == MOD_CAUSAL_PREDICTOR;
+}
+static inline bool model_has_expert_predictor(const model_config *c)
+{
+    return c->experts.count > 0 && c->experts.router == EXPERT_ROUTER_EXPERT_CHOICE;
 }
 
 #endif

@@ -9,7 +9,8 @@
 #include "base/rng.h"
 #include "kernels/weight.h"
 
-enum { TENSORS_PER_LAYER = 14, TENSORS_OUTSIDE = 3 };
+/* Most tensors: of a layer without its experts, of an expert, of the model outside its layers. */
+enum { TENSORS_PER_LAYER = 24, TENSORS_PER_EXPERT = 3, TENSORS_OUTSIDE = 3 };
 
 typedef enum use { VECTOR, ROUTER_ROW, LARGE } use; /* a row of the router's is a matrix [1, columns] */
 
@@ -43,6 +44,55 @@ static void append_layer(param_list *list, int64_t layer, const char *tensor, us
     append(list, name, use, rows, columns, mean, std);
 }
 
+/* Of a stage's router: "mod.", or "mod.attn." and "mod.mlp." where a layer has two. */
+static void router_name(const model_config *c, int64_t stage, const char *tensor, char name[64])
+{
+    const char *part = c->mod.unit != MOD_UNIT_BOTH ? "" : model_stage_at(c, stage).attention ? "attn." : "mlp.";
+    snprintf(name, 64, "mod.%s%s", part, tensor);
+}
+
+static void append_router(const model_config *c, param_list *list, int64_t stage, const char *tensor, use use, int64_t rows,
+                          int64_t columns, float std)
+{
+    char name[64];
+    router_name(c, stage, tensor, name);
+    append_layer(list, model_stage_at(c, stage).layer, name, use, rows, columns, 0, std);
+}
+
+/* The stages of a layer: [*begin, result) */
+static int64_t stages_of(const model_config *c, int64_t layer, int64_t *begin)
+{
+    const int64_t each = model_stages(c) / c->layers;
+    *begin = layer * each;
+    return *begin + each;
+}
+
+static void append_mlp(const model_config *c, param_list *list, int64_t layer, const char *names[3], float std, float residual_std)
+{
+    append_layer(list, layer, names[0], LARGE, c->ffn, c->dim, 0, std);
+    append_layer(list, layer, names[1], LARGE, c->ffn, c->dim, 0, std);
+    append_layer(list, layer, names[2], LARGE, c->dim, c->ffn, 0, residual_std);
+}
+
+/* Mixtral's names for what Mixtral has. */
+static void append_experts(const model_config *c, param_list *list, int64_t layer, float std, float residual_std)
+{
+    const int64_t p = c->experts.predictor_hidden, no_ops = model_layer_no_ops(c, layer);
+    for (int64_t e = 0; e < c->experts.count; e++) {
+        char names[3][64];
+        for (int i = 0; i < 3; i++)
+            snprintf(names[i], sizeof names[i], "block_sparse_moe.experts.%d.%s.weight", (int)e, i == 0 ? "w1" : i == 1 ? "w3" : "w2");
+        append_mlp(c, list, layer, (const char *[3]){names[0], names[1], names[2]}, std, residual_std);
+    }
+    append_layer(list, layer, "block_sparse_moe.gate.weight", ROUTER_ROW, c->experts.count, c->dim, 0, std);
+    if (no_ops > 0)
+        append_layer(list, layer, "mod.no_ops.weight", ROUTER_ROW, no_ops, c->dim, 0, std);
+    if (model_has_expert_predictor(c)) {
+        append_layer(list, layer, "mod.experts.predictor.fc1.weight", LARGE, p, c->dim, 0, std);
+        append_layer(list, layer, "mod.experts.predictor.fc2.weight", ROUTER_ROW, c->experts.count, p, 0, std);
+    }
+}
+
 static void append_matrices(const model_config *c, param_list *list)
 {
     /* GPT-2's rule: what is added to the stream starts smaller the more layers add to it */
@@ -54,14 +104,19 @@ static void append_matrices(const model_config *c, param_list *list)
         append_layer(list, l, "self_attn.k_proj.weight", LARGE, kv, d, 0, std);
         append_layer(list, l, "self_attn.v_proj.weight", LARGE, kv, d, 0, std);
         append_layer(list, l, "self_attn.o_proj.weight", LARGE, d, q, 0, residual_std);
-        append_layer(list, l, "mlp.gate_proj.weight", LARGE, c->ffn, d, 0, std);
-        append_layer(list, l, "mlp.up_proj.weight", LARGE, c->ffn, d, 0, std);
-        append_layer(list, l, "mlp.down_proj.weight", LARGE, d, c->ffn, 0, residual_std);
-        if (model_layer_has_router(c, l))
-            append_layer(list, l, "mod.router.weight", ROUTER_ROW, 1, d, 0, std);
-        if (model_layer_has_predictor(c, l)) {
-            append_layer(list, l, "mod.predictor.fc1.weight", LARGE, p, d, 0, std);
-            append_layer(list, l, "mod.predictor.fc2.weight", ROUTER_ROW, 1, p, 0, std);
+        if (c->experts.count > 0)
+            append_experts(c, list, l, std, residual_std);
+        else
+            append_mlp(c, list, l, (const char *[3]){"mlp.gate_proj.weight", "mlp.up_proj.weight", "mlp.down_proj.weight"}, std,
+                       residual_std);
+        int64_t s;
+        for (const int64_t end = stages_of(c, l, &s); s < end; s++) {
+            if (model_stage_has_router(c, s))
+                append_router(c, list, s, "router.weight", ROUTER_ROW, 1, d, std);
+            if (model_stage_has_predictor(c, s)) {
+                append_router(c, list, s, "predictor.fc1.weight", LARGE, p, d, std);
+                append_router(c, list, s, "predictor.fc2.weight", ROUTER_ROW, 1, p, std);
+            }
         }
     }
     if (!c->tied)
@@ -73,10 +128,16 @@ static void append_vectors(const model_config *c, param_list *list)
     for (int64_t l = 0; l < c->layers; l++) {
         append_layer(list, l, "input_layernorm.weight", VECTOR, c->dim, 0, 1, 0);
         append_layer(list, l, "post_attention_layernorm.weight", VECTOR, c->dim, 0, 1, 0);
-        if (model_layer_has_predictor(c, l)) {
-            append_layer(list, l, "mod.predictor.fc1.bias", VECTOR, c->mod.predictor_hidden, 0, 0, 0);
-            append_layer(list, l, "mod.predictor.fc2.bias", VECTOR, 1, 0, 0, 0);
+        if (model_has_expert_predictor(c)) {
+            append_layer(list, l, "mod.experts.predictor.fc1.bias", VECTOR, c->experts.predictor_hidden, 0, 0, 0);
+            append_layer(list, l, "mod.experts.predictor.fc2.bias", VECTOR, c->experts.count, 0, 0, 0);
         }
+        int64_t s;
+        for (const int64_t end = stages_of(c, l, &s); s < end; s++)
+            if (model_stage_has_predictor(c, s)) {
+                append_router(c, list, s, "predictor.fc1.bias", VECTOR, c->mod.predictor_hidden, 0, 0);
+                append_router(c, list, s, "predictor.fc2.bias", VECTOR, 1, 0, 0);
+            }
     }
     append(list, "model.norm.weight", VECTOR, c->dim, 0, 1, 0);
 }
@@ -84,7 +145,8 @@ static void append_vectors(const model_config *c, param_list *list)
 fathom_status param_list_build(const model_config *c, param_list *out, fathom_error *err)
 {
     *out = (param_list){0};
-    out->items = calloc((size_t)(c->layers * TENSORS_PER_LAYER + TENSORS_OUTSIDE), sizeof *out->items);
+    out->items = calloc((size_t)(c->layers * (TENSORS_PER_LAYER + TENSORS_PER_EXPERT * c->experts.count) + TENSORS_OUTSIDE),
+                        sizeof *out->items);
     if (!out->items)
         return status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
     append_matrices(c, out);
@@ -113,6 +175,30 @@ weight store_weight(const param_store *store, const param_info *p)
     return (weight){.type = store->type,
                     .data = (char *)store->packed + (size_t)p->packed * weight_element_bytes(store->type),
                     .scale = store->type == WEIGHT_Q8 ? store->scale + p->row : NULL};
+}
+
+weight weight_rows(weight w, int64_t first, int64_t columns)
+{
+    if (!w.data)
+        return w;
+    w.data = (const char *)w.data + (size_t)(first * columns) * weight_element_bytes(w.type);
+    w.scale = w.scale ? w.scale + first : NULL;
+    return w;
+}
+
+/* An expert is gate, up [2 f, d] and down [d, f]. */
+float *expert_values(const model_config *c, float *first, int64_t e)
+{
+    return first ? first + e * 3 * c->ffn * c->dim : NULL;
+}
+
+weight expert_weight(const model_config *c, weight first, int64_t e)
+{
+    if (!first.data)
+        return first;
+    first.data = (const char *)first.data + (size_t)(e * 3 * c->ffn * c->dim) * weight_element_bytes(first.type);
+    first.scale = first.scale ? first.scale + e * (2 * c->ffn + c->dim) : NULL;
+    return first;
 }
 
 /* Walks the list in the order in which it was built. */
@@ -152,11 +238,23 @@ void store_view(const model_config *c, const param_list *list, const param_store
         p->gate_up = next_large(&at, &m->gate_up);
         at.i += 1;
         p->down = next_large(&at, &m->down);
-        if (model_layer_has_router(c, l))
-            p->router = next(&at);
-        if (model_layer_has_predictor(c, l)) {
-            p->fc1 = next_large(&at, &m->fc1);
-            p->fc2 = next(&at);
+        if (c->experts.count > 0) {
+            at.i += 3 * (c->experts.count - 1);
+            p->experts = next(&at);
+            at.i += model_layer_no_ops(c, l) > 0; /* which follow */
+        }
+        if (model_has_expert_predictor(c)) {
+            p->expert_rule.fc1 = next_large(&at, &m->expert_fc1);
+            p->expert_rule.fc2 = next(&at);
+        }
+        int64_t s;
+        for (const int64_t end = stages_of(c, l, &s); s < end; s++) {
+            if (model_stage_has_router(c, s))
+                out->router[s].router = next(&at);
+            if (model_stage_has_predictor(c, s)) {
+                out->router[s].fc1 = next_large(&at, &w->fc1[s]);
+                out->router[s].fc2 = next(&at);
+            }
         }
     }
     if (!c->tied)
@@ -165,10 +263,16 @@ void store_view(const model_config *c, const param_list *list, const param_store
         layer_params *p = &out->layer[l];
         p->norm1 = next(&at);
         p->norm2 = next(&at);
-        if (model_layer_has_predictor(c, l)) {
-            p->fc1_bias = next(&at);
-            p->fc2_bias = next(&at);
+        if (model_has_expert_predictor(c)) {
+            p->expert_rule.fc1_bias = next(&at);
+            p->expert_rule.fc2_bias = next(&at);
         }
+        int64_t s;
+        for (const int64_t end = stages_of(c, l, &s); s < end; s++)
+            if (model_stage_has_predictor(c, s)) {
+                out->router[s].fc1_bias = next(&at);
+                out->router[s].fc2_bias = next(&at);
+            }
     }
     out->norm = next(&at);
 }

@@ -15,7 +15,7 @@
 #include "model/config.h"
 
 typedef struct param_info {
-    char name[72]; /* as in model.safetensors */
+    char name[96]; /* as in model.safetensors */
     int rank;
     int64_t shape[2]; /* [out, in] or [n] */
     int64_t offset, size; /* floats from the start of the block */
@@ -32,16 +32,21 @@ typedef struct param_list {
     int64_t large, large_rows; /* elements and rows of the large matrices together */
 } param_list;
 
-/* Views of one block; any of a layer's routing tensors is NULL where the layer has none. Where the large matrices are stored
- * in fewer bits they are NULL here. */
+/* What decides: a router of a stage, or none (NULL). */
+typedef struct router_params {
+    float *router;                          /* [d] */
+    float *fc1, *fc1_bias, *fc2, *fc2_bias; /* predictor [p, d], [p], [1, p], [1]; of experts [E, p], [E] */
+} router_params;
+
+/* Views of one block; what a layer does not have is NULL. Where the large matrices are stored in fewer bits they are NULL here. */
 typedef struct layer_params {
     float *norm1, *norm2; /* [d] */
     float *qkv;           /* [(h + 2 h_kv) d_h, d] */
     float *out;           /* [d, h d_h] */
-    float *gate_up;       /* [2 f, d] */
+    float *gate_up;       /* [2 f, d]; of the first expert where there are experts, then its down, then the next one's */
     float *down;          /* [d, f] */
-    float *router;        /* [d] */
-    float *fc1, *fc1_bias, *fc2, *fc2_bias; /* predictor [p, d], [p], [p], [1] */
+    float *experts;       /* [E + N, d] the experts' router, no-op experts last */
+    router_params expert_rule; /* expert-choice's predictor */
 } layer_params;
 
 typedef struct model_params {
@@ -49,17 +54,25 @@ typedef struct model_params {
     float *head;  /* [V, d]; the embedding when tied */
     float *norm;  /* [d] */
     layer_params layer[MODEL_MAX_LAYERS];
+    router_params router[MODEL_MAX_STAGES];
 } model_params;
 
 /* The large matrices as the forward pass reads them; data NULL where there is none. */
 typedef struct layer_weights {
-    weight qkv, out, gate_up, down, fc1;
+    weight qkv, out, gate_up, down, expert_fc1;
 } layer_weights;
 
 typedef struct model_weights {
     weight embed, head;
     layer_weights layer[MODEL_MAX_LAYERS];
+    weight fc1[MODEL_MAX_STAGES]; /* of the stages' predictors */
 } model_weights;
+
+/* Rows [first, ...) of a matrix of `columns`. */
+weight weight_rows(weight w, int64_t first, int64_t columns);
+/* Expert e's gate_up [2 f, d] and down [d, f] from the first one's. */
+float *expert_values(const model_config *c, float *first, int64_t e);
+weight expert_weight(const model_config *c, weight first, int64_t e);
 
 /* Where parameters are kept: type F32: `values` is the whole block and the rest NULL. Otherwise values [size - large] holds
  * what is not large, packed [large] the large matrices, scale [large_rows] q8's scales. */

@@ -21,44 +21,26 @@ void route_plan(const model_config *c, arena *a, int64_t tokens, int64_t chosen,
         out->dlogit = floats(a, tokens, 1);
 }
 
-void router_temps_plan(const model_config *c, arena *a, int64_t tokens, bool train, router_temps *out)
+predictor_shape router_predictor(const model_config *c)
 {
-    *out = (router_temps){0};
-    if (c->mod.router == MOD_ROUTER_NONE || c->mod.causal != MOD_CAUSAL_PREDICTOR)
-        return;
-    out->pre = floats(a, tokens, c->mod.predictor_hidden);
-    out->hidden = floats(a, tokens, c->mod.predictor_hidden);
-    if (train) {
-        out->dhidden = floats(a, tokens, c->mod.predictor_hidden);
-        out->drule = floats(a, tokens, 1);
-    }
+    const bool used = model_routed_stages(c) > 0 && c->mod.causal == MOD_CAUSAL_PREDICTOR;
+    return (predictor_shape){used ? c->mod.predictor_hidden : 0, 1};
 }
 
-static void router_logits(const model_env *env, const layer_params *p, const router_input *in, route *out)
+static void router_logits(const model_env *env, const router_params *p, const router_input *in, route *out)
 {
     const kernels *kn = env->kn;
     const int64_t n = in->B * in->T;
     if (p->router)
         kn->rowdot_forward(kn, out->logit, in->x, p->router, NULL, n, env->config->dim);
     else
-        kn->noise(kn, out->logit, in->noise_seed, RNG_ROUTE + ((uint64_t)in->layer << 8), in->noise_counter, n);
+        kn->noise(kn, out->logit, in->noise_seed, RNG_ROUTE + ((uint64_t)in->stage << 8), in->noise_counter, n);
 }
 
-static void predictor_logits(const model_env *env, const layer_params *p, const layer_weights *w,
-                             const router_input *in, const router_temps *t, route *out)
+void router_topk(const model_env *env, const router_params *p, const router_input *in, route *out)
 {
     const kernels *kn = env->kn;
-    const int64_t n = in->B * in->T, hidden = env->config->mod.predictor_hidden;
-    kn->linear(kn, &(linear_args){.n = n, .in = env->config->dim, .out = hidden, .x = in->x, .w = w->fc1, .y = t->pre,
-                                  .scratch = env->scratch});
-    kn->bias_silu_forward(kn, t->hidden, t->pre, p->fc1_bias, n, hidden);
-    kn->rowdot_forward(kn, out->rule, t->hidden, p->fc2, p->fc2_bias, n, hidden);
-}
-
-void router_topk(const model_env *env, const layer_params *p, const router_input *in, route *out)
-{
-    const kernels *kn = env->kn;
-    const int64_t k = model_routed_tokens(env->config, in->layer, in->T);
+    const int64_t k = model_widened_tokens(env->config, in->stage, in->T, in->widen);
     router_logits(env, p, in, out);
     kn->topk(kn, out->index, out->member, out->logit, in->B, in->T, k, env->scratch);
     out->n = in->B * k;
@@ -67,62 +49,56 @@ void router_topk(const model_env *env, const layer_params *p, const router_input
     kn->gather_int(kn, out->position, in->position, out->index, out->n);
 }
 
-void router_choice(const model_env *env, const layer_params *p, const router_input *in, route *out)
+void router_choice(const model_env *env, const router_params *p, const router_input *in, route *out)
 {
     const kernels *kn = env->kn;
-    const int64_t k = model_routed_tokens(env->config, in->layer, in->T);
+    const int64_t k = model_widened_tokens(env->config, in->stage, in->T, in->widen);
     router_logits(env, p, in, out);
-    out->dropped = kn->above(kn, out->index, out->start, out->logit, env->threshold[in->layer], k, in->B, in->T);
+    out->dropped = kn->above(kn, out->index, out->start, out->logit, env->threshold[in->stage], k, in->B, in->T);
     out->n = out->start[in->B];
     kn->gather_int(kn, out->position, in->position, out->index, out->n);
 }
 
-router_score router_balance(const model_env *env, const layer_params *p, const layer_params *g, const router_input *in, float scale,
+router_score router_balance(const model_env *env, const router_params *p, const router_params *g, const router_input *in, float scale,
                             route *r)
 {
     const kernels *kn = env->kn;
     const int64_t n = in->B * in->T;
-    balance_args balance = {.n = n, .logit = r->logit, .threshold = env->threshold[in->layer],
-                            .capacity = env->config->mod.capacity[in->layer], .scale = scale, .dlogit = g ? r->dlogit : NULL};
+    balance_args balance = {.n = n, .logit = r->logit, .threshold = env->threshold[in->stage],
+                            .capacity = env->config->mod.capacity[in->stage], .scale = scale, .dlogit = g ? r->dlogit : NULL};
     kn->balance(kn, &balance);
     if (g)
         kn->rowdot_backward(kn, NULL, NULL, g->router, NULL, r->dlogit, in->x, p->router, n, env->config->dim, env->scratch);
     return (router_score){.loss = balance.loss, .agreed = n - r->dropped};
 }
 
-void router_causal(const model_env *env, const layer_params *p, const layer_weights *w, const router_input *in,
-                   const router_temps *t, route *out)
+void router_causal(const model_env *env, const router_params *p, weight fc1, const router_input *in, const predictor_temps *t, route *out)
 {
     const kernels *kn = env->kn;
+    const predictor_shape shape = router_predictor(env->config);
     router_logits(env, p, in, out);
-    if (w->fc1.data)
-        predictor_logits(env, p, w, in, t, out);
-    kn->above(kn, out->index, out->start, out->rule, env->threshold[in->layer], in->T, in->B, in->T);
+    if (p->fc2)
+        predictor_forward(env, &shape, p, fc1, in->x, in->B * in->T, t, out->rule);
+    kn->above(kn, out->index, out->start, out->rule, env->threshold[in->stage], in->T, in->B, in->T);
     out->n = out->start[in->B];
     kn->gather_int(kn, out->position, in->position, out->index, out->n);
 }
 
-router_score router_learn(const model_env *env, const layer_params *p, const layer_weights *w, const layer_params *g, const router_input *in,
-                          const router_temps *t, float scale, route *r)
+router_score router_learn(const model_env *env, const router_params *p, weight fc1, const router_params *g, const router_input *in,
+                          const predictor_temps *t, float scale, route *r)
 {
     const kernels *kn = env->kn;
-    const int64_t n = in->B * in->T, d = env->config->dim, hidden = env->config->mod.predictor_hidden;
-    if (w->fc1.data)
-        predictor_logits(env, p, w, in, t, r);
-    bce_args bce = {.n = n, .logit = r->rule, .member = r->member, .scale = scale,
-                    .threshold = env->threshold[in->layer], .dlogit = g ? (w->fc1.data ? t->drule : r->dlogit) : NULL};
+    const predictor_shape shape = router_predictor(env->config);
+    const int64_t n = in->B * in->T;
+    if (p->fc2)
+        predictor_forward(env, &shape, p, fc1, in->x, n, t, r->rule);
+    bce_args bce = {.n = n, .logit = r->rule, .member = r->member, .scale = scale, .threshold = env->threshold[in->stage],
+                    .dlogit = g ? (p->fc2 ? t->dlogit : r->dlogit) : NULL};
     kn->bce(kn, &bce);
-    if (g && w->fc1.data) {
-        /* dhidden = drule fc2: an outer product */
-        kn->gemm(kn, &(gemm_args){.m = n, .n = hidden, .k = 1, .a = t->drule, .lda = 1, .b = p->fc2, .ldb = hidden,
-                                  .c = t->dhidden, .ldc = hidden, .alpha = 1});
-        kn->rowdot_backward(kn, NULL, NULL, g->fc2, g->fc2_bias, t->drule, t->hidden, p->fc2, n, hidden, env->scratch);
-        kn->bias_silu_backward(kn, t->dhidden, g->fc1_bias, t->dhidden, t->pre, p->fc1_bias, n, hidden, env->scratch);
-        kn->gemm(kn, &(gemm_args){.trans_a = true, .m = hidden, .n = d, .k = n, .a = t->dhidden, .lda = hidden, .b = in->x,
-                                  .ldb = d, .c = g->fc1, .ldc = d, .alpha = 1, .beta = 1});
-    } else if (g) {
-        kn->rowdot_backward(kn, NULL, NULL, g->router, NULL, r->dlogit, in->x, p->router, n, d, env->scratch);
-    }
+    if (g && p->fc2)
+        predictor_backward(env, &shape, p, g, in->x, n, t);
+    else if (g)
+        kn->rowdot_backward(kn, NULL, NULL, g->router, NULL, r->dlogit, in->x, p->router, n, env->config->dim, env->scratch);
     return (router_score){.loss = bce.loss / (double)n, .agreed = bce.agreed};
 }
 

@@ -11,9 +11,9 @@
 #ifndef FATHOM_MODEL_ROUTER_H
 #define FATHOM_MODEL_ROUTER_H
 
-#include "model/block.h"
+#include "model/predictor.h"
 
-/* A routed layer's decision on B sequences of T tokens. */
+/* A routed stage's decision on B sequences of T tokens. */
 typedef struct route {
     float *logit;      /* [B, T] router logits r; noise for stochastic routing */
     float *rule;       /* [B, T] logits of the causal rule */
@@ -21,19 +21,15 @@ typedef struct route {
     int32_t *index;    /* [n] rows of the stream that were chosen */
     int32_t *position; /* [n] their positions */
     int32_t *start;    /* host [B + 1] */
+    const float *x;    /* what it was decided on: the stream [B, T, d], for as long as a visitor looks */
     float *dlogit;     /* [B, T] gradient of the aux or balancing loss; NULL unless training with it */
     int64_t n;
     int64_t dropped;   /* token-choice: tokens that chose the block and found it full */
 } route;
 
-/* Room for the predictor, shared by all layers. */
-typedef struct router_temps {
-    float *pre, *hidden, *dhidden; /* [B, T, p]; dhidden NULL unless training */
-    float *drule;                  /* [B, T]; NULL unless training */
-} router_temps;
-
 typedef struct router_input {
-    int64_t layer, B, T;
+    int64_t stage, B, T;
+    double widen;            /* topk: of the capacity, see model_widened_tokens */
     const float *x;          /* the stream [B, T, d] */
     const int32_t *position; /* [B, T] */
     uint64_t noise_seed, noise_counter; /* stochastic: token i draws counter + i */
@@ -45,20 +41,21 @@ typedef struct router_score {
 } router_score;
 
 void route_plan(const model_config *c, arena *a, int64_t tokens, int64_t chosen, bool train, route *out);
-void router_temps_plan(const model_config *c, arena *a, int64_t tokens, bool train, router_temps *out);
+/* The shape of the stages' predictors; none where hidden is 0. */
+predictor_shape router_predictor(const model_config *c);
 
-void router_topk(const model_env *env, const layer_params *p, const router_input *in, route *out);
-void router_choice(const model_env *env, const layer_params *p, const router_input *in, route *out);
-void router_causal(const model_env *env, const layer_params *p, const layer_weights *w, const router_input *in,
-                   const router_temps *t, route *out);
+void router_topk(const model_env *env, const router_params *p, const router_input *in, route *out);
+void router_choice(const model_env *env, const router_params *p, const router_input *in, route *out);
+void router_causal(const model_env *env, const router_params *p, weight fc1, const router_input *in, const predictor_temps *t,
+                   route *out);
 /* After router_choice: the balancing loss, with g NULL only scored. Its agreement is that of training with sampling: all but
  * the dropped. */
-router_score router_balance(const model_env *env, const layer_params *p, const layer_params *g, const router_input *in, float scale,
+router_score router_balance(const model_env *env, const router_params *p, const router_params *g, const router_input *in, float scale,
                             route *r);
 /* After router_topk: the causal rule's logits against membership. g NULL: score only; otherwise gradients, scaled. Not for
  * stochastic routing. */
-router_score router_learn(const model_env *env, const layer_params *p, const layer_weights *w, const layer_params *g,
-                          const router_input *in, const router_temps *t, float scale, route *r);
+router_score router_learn(const model_env *env, const router_params *p, weight fc1, const router_params *g, const router_input *in,
+                          const predictor_temps *t, float scale, route *r);
 /* The gate for scatter_args: whether it uses the logits. */
 const float *router_gate_logits(const model_config *c, const route *r);
 

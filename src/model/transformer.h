@@ -18,9 +18,10 @@ typedef enum routing {
 typedef struct workspace workspace;
 
 typedef enum workspace_kind {
-    WORKSPACE_FORWARD,   /* loss, and inference with a cache */
-    WORKSPACE_TRAIN,     /* backward too, on exactly B x T; routing is top-k only */
-    WORKSPACE_RECOMPUTE, /* the same keeping only each block's input: its forward pass is run again in the backward one */
+    WORKSPACE_FORWARD = 0,   /* loss, and inference with a cache */
+    WORKSPACE_TRAIN = 1,     /* backward too, on exactly B x T; routing is top-k only */
+    WORKSPACE_RECOMPUTE = 2, /* the same keeping only each block's input: its forward pass is run again in the backward one */
+    WORKSPACE_WIDE = 4,      /* with one of the last two: room for every token in routed blocks too (train_input.widen) */
 } workspace_kind;
 
 /* Room for passes of up to B sequences of up to T tokens (T <= seq_len). m is borrowed. */
@@ -32,10 +33,11 @@ size_t workspace_bytes(const model *m, int64_t B, int64_t T, workspace_kind kind
 typedef struct pass_result {
     double loss_sum;   /* of the language model, nats, over `targets` targets */
     int64_t targets;
-    double aux_loss;   /* sum over routed layers of the causal rule's mean cross-entropy */
-    int64_t agreed, decided; /* (token, routed layer) pairs on which the causal rule agrees with top-k; pairs judged */
-    int64_t dropped;         /* token-choice: pairs that chose the block and found it full */
-    int64_t routed, routable; /* pairs that went through the block; pairs there were */
+    double aux_loss;   /* sum over routed stages and layers with experts: the causal rule's mean cross-entropy, or the balancing loss */
+    int64_t agreed, decided; /* (token, routed stage) or (token, expert) pairs on which the causal rule agrees with top-k, or that
+                                were not dropped; pairs judged */
+    int64_t dropped;         /* token-choice: pairs that chose the block, or the expert, and found it full */
+    int64_t routed, routable; /* pairs that went through the block, or to an expert that is no no-op; pairs there were */
     double flops;      /* of the forward pass as it was done */
 } pass_result;
 
@@ -47,6 +49,7 @@ typedef struct train_input {
     int64_t total_targets; /* of the whole step, all accumulated batches */
     float scale;           /* of the causal-rule losses: 1 / accumulated batches */
     uint64_t seed, noise_counter;
+    double widen; /* of the capacity, 0 to 1: model_widened_tokens; needs WORKSPACE_WIDE unless 0 */
 } train_input;
 pass_result transformer_train(workspace *ws, const model_params *grads, const train_input *in);
 
@@ -65,11 +68,12 @@ void transformer_append(workspace *ws, kv_layer *cache, int64_t position, const 
 /* The most rows of logits that one append can return. */
 int64_t workspace_logit_rows(const workspace *ws);
 
-/* The decision of the last pass in one layer: for inspection. Training workspaces keep every layer's; others the last
- * layer's unless a visitor sees them as they are made. */
-typedef void (*route_visitor)(void *user, int64_t layer, const route *r, int64_t B, int64_t T);
+/* Sees every decision as it is made: of routed stages and, with the sum of the experts' p as logits, of layers with no-op experts. */
+typedef void (*route_visitor)(void *user, int64_t stage, const route *r, int64_t B, int64_t T);
 void workspace_set_visitor(workspace *ws, route_visitor visitor, void *user);
-/* The causal rule's thresholds [L], borrowed; NULL = the configuration's own. */
+/* What a layer's experts took in the last pass of a training workspace; NULL without experts. */
+const expert_acts *workspace_experts(const workspace *ws, int64_t layer);
+/* The causal rule's thresholds [stages], borrowed; NULL = the configuration's own. */
 void workspace_set_thresholds(workspace *ws, const float *threshold);
 
 #endif

@@ -12,8 +12,8 @@ static const double tolerance = 0.01;
 
 /* The causal rule's logits of every routed layer. */
 typedef struct collected {
-    float *logit; /* [L, capacity] */
-    int64_t count[MODEL_MAX_LAYERS], capacity;
+    float *logit; /* [stages, capacity] */
+    int64_t count[MODEL_MAX_STAGES], capacity;
 } collected;
 
 static void collect(void *user, int64_t layer, const route *r, int64_t B, int64_t T)
@@ -79,8 +79,8 @@ static pass_result run_slots(evaluator *e, const batcher *b, int64_t pairs, int6
 static bool settle(const model_config *c, double budget, const collected *seen, float *threshold)
 {
     bool settled = true;
-    for (int64_t l = 0; l < c->layers; l++) {
-        if (!model_layer_routed(c, l))
+    for (int64_t l = 0; l < model_stages(c); l++) {
+        if (!model_stage_routed(c, l))
             continue;
         float *logit = seen->logit + l * seen->capacity;
         const double share = budget_share(c, l, budget);
@@ -101,8 +101,8 @@ static void fit(model *m, evaluator *e, const batcher *b, double budget, int64_t
     bool settled = false;
     workspace_set_visitor(e->ws, collect, seen);
     workspace_set_thresholds(e->ws, threshold);
-    for (int64_t pass = 0; pass <= model_routed_layers(c) && !settled; pass++) {
-        for (int64_t l = 0; l < c->layers; l++)
+    for (int64_t pass = 0; pass <= model_routed_stages(c) && !settled; pass++) {
+        for (int64_t l = 0; l < model_stages(c); l++)
             seen->count[l] = 0;
         run_slots(e, b, pairs, 0);
         settled = settle(c, budget, seen, threshold);
@@ -115,6 +115,8 @@ static fathom_status check(const model *m, const calibrate_input *in, fathom_err
     const int64_t T = m->config.seq_len;
     if (m->config.mod.router == MOD_ROUTER_NONE)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "a plain model has no routing to calibrate");
+    if (m->config.experts.mode == EXPERT_MODE_INTEGRATED)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "integrated experts have no threshold to calibrate");
     if (in->text->count <= T)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "text of %lld tokens: calibration needs more than the model's %lld",
                            (long long)in->text->count, (long long)T);
@@ -134,12 +136,12 @@ fathom_status calibrate(model *m, const calibrate_input *in, calibration_point *
     const int64_t T = c->seq_len, all = (in->text->count - 1) / T, wanted = (in->tokens + T - 1) / T;
     const int64_t most = all / 2 > 1 ? all / 2 : 1, pairs = wanted < 1 ? 1 : wanted < most ? wanted : most;
     const batcher b = {.tokens = in->text->tokens, .count = in->text->count, .T = T};
-    collected seen = {.logit = calloc((size_t)(c->layers * pairs * T), sizeof(float)), .capacity = pairs * T};
+    collected seen = {.logit = calloc((size_t)(model_stages(c) * pairs * T), sizeof(float)), .capacity = pairs * T};
     evaluator e = {0};
-    float threshold[MODEL_MAX_LAYERS];
+    float threshold[MODEL_MAX_STAGES];
     fathom_status status = seen.logit ? evaluator_init(&e, m, in->batch, T, err)
                                       : status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
-    for (int64_t l = 0; l < c->layers; l++)
+    for (int64_t l = 0; l < model_stages(c); l++)
         threshold[l] = c->mod.threshold[l];
     for (int64_t i = 0; i < in->count && status == FATHOM_OK; i++) {
         fit(m, &e, &b, in->budgets[i], pairs, &seen, threshold);
@@ -147,8 +149,8 @@ fathom_status calibrate(model *m, const calibrate_input *in, calibration_point *
         points[i] = (calibration_point){in->budgets[i], (double)measured.routed / (double)measured.routable,
                                         measured.loss_sum / (double)measured.targets};
         c->mod.budget[i] = (float)in->budgets[i];
-        for (int64_t l = 0; l < c->layers; l++)
-            c->mod.budget_threshold[i][l] = model_layer_routed(c, l) ? threshold[l] : 0;
+        for (int64_t l = 0; l < model_stages(c); l++)
+            c->mod.budget_threshold[i][l] = model_stage_routed(c, l) ? threshold[l] : 0;
     }
     if (status == FATHOM_OK)
         c->mod.budgets = in->count;

@@ -434,7 +434,7 @@ void trainer_step(trainer *t, train_step_info *info)
     t->seconds[t->timed++ % TIMED_STEPS] = seconds;
     *info = (train_step_info){.step = t->at.step, .total = t->total, .tokens = t->at.tokens, .flops = t->at.flops,
                               .loss = loss, .lr = lr, .grad_norm = norm, .tokens_per_s = (double)r.targets / seconds,
-                              .aux_loss = r.decided ? r.aux_loss : NAN,
+                              .aux_loss = r.decided || t->m->config.experts.count > 0 ? r.aux_loss : NAN,
                               .router_accuracy = r.decided ? (double)r.agreed / (double)r.decided : NAN,
                               .dropped = t->m->config.mod.router == MOD_ROUTER_TOKEN_CHOICE
                                              ? (double)r.dropped / (double)r.decided : NAN,
@@ -462,9 +462,9 @@ static void evaluate(trainer *t, const train_observer *observer, const train_ste
     const int64_t tokens = t->options.eval_tokens;
     t->evaluated.step = t->at.step;
     t->evaluated.topk = evaluator_run(&t->evaluator, &t->heldout_batches, ROUTING_TOPK, tokens);
-    t->evaluated.causal = model_routed_layers(&t->m->config)
-                              ? evaluator_run(&t->evaluator, &t->heldout_batches, ROUTING_CAUSAL, tokens)
-                              : t->evaluated.topk;
+    t->evaluated.causal = model_causal_as_trained(&t->m->config)
+                              ? t->evaluated.topk
+                              : evaluator_run(&t->evaluator, &t->heldout_batches, ROUTING_CAUSAL, tokens);
     if (t->evaluated.topk.loss < t->at.best_loss)
         t->at.best_loss = t->evaluated.topk.loss;
     if (t->timed > 0) /* a finished run that is resumed says nothing new */

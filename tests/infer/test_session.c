@@ -9,27 +9,22 @@
 
 enum { T = 23 };
 
-static const struct {
-    mod_router router;
-    mod_gate gate;
-    mod_causal causal;
-} kinds[] = {
-    {MOD_ROUTER_NONE, MOD_GATE_RAW, MOD_CAUSAL_PREDICTOR},
-    {MOD_ROUTER_TOPK, MOD_GATE_RAW, MOD_CAUSAL_PREDICTOR},
-    {MOD_ROUTER_TOPK, MOD_GATE_SIGMOID, MOD_CAUSAL_AUX},
-    {MOD_ROUTER_TOPK, MOD_GATE_ONE, MOD_CAUSAL_PREDICTOR},
-    {MOD_ROUTER_STOCHASTIC, MOD_GATE_ONE, MOD_CAUSAL_NOISE},
-    {MOD_ROUTER_TOKEN_CHOICE, MOD_GATE_RAW, MOD_CAUSAL_CHOICE},
-};
-enum { KINDS = sizeof kinds / sizeof *kinds };
-
 static fathom_model make(int kind)
 {
-    const model_config c = tiny_config(kinds[kind].router, kinds[kind].gate, kinds[kind].causal);
+    const model_config c = tiny_variant_config(&tiny_variants[kind]);
     fathom_model owner = {.m = tiny_model(&c, 11 + (uint64_t)kind)};
     fathom_error err;
     assert_int_equal(tokenizer_bytes(&owner.tok, &err), FATHOM_OK);
     return owner;
+}
+
+static int named(const char *name)
+{
+    for (int i = 0; i < TINY_VARIANTS; i++)
+        if (strcmp(tiny_variants[i].name, name) == 0)
+            return i;
+    fail_msg("no variant %s", name);
+    return 0;
 }
 
 static void release(fathom_model *owner)
@@ -67,7 +62,7 @@ static double distance(const float *a, const float *b, int64_t n)
 static void prefill_equals_steps(void **state)
 {
     (void)state;
-    for (int kind = 0; kind < KINDS; kind++) {
+    for (int kind = 0; kind < TINY_VARIANTS; kind++) {
         fathom_model owner = make(kind);
         int32_t tokens[T];
         tiny_tokens(tokens, T, 37, 1);
@@ -84,7 +79,7 @@ static void prefill_equals_steps(void **state)
         append(parts, tokens + 16, T - 16);
         assert_true(distance(fathom_session_logits(parts), fathom_session_logits(steps), 37) < 1e-4);
         const double routed = fathom_session_routed_fraction(steps);
-        if (kinds[kind].router == MOD_ROUTER_NONE)
+        if (tiny_variants[kind].router == MOD_ROUTER_NONE)
             assert_float_equal(routed, 1, 0);
         else /* a test of routing that routes nothing or everything would show nothing */
             assert_true(routed > 0.02 && routed < 0.98);
@@ -116,7 +111,7 @@ static void all_logits(const fathom_model *owner, const int32_t *tokens, float *
 static void the_future_changes_nothing(void **state)
 {
     (void)state;
-    for (int kind = 0; kind < KINDS; kind++) {
+    for (int kind = 0; kind < TINY_VARIANTS; kind++) {
         fathom_model owner = make(kind);
         int32_t tokens[T], changed[T];
         static float before[T * 37], after[T * 37];
@@ -137,7 +132,7 @@ static void the_future_changes_nothing(void **state)
 static void the_cache_holds_routed_tokens(void **state)
 {
     (void)state;
-    fathom_model owner = make(1);
+    fathom_model owner = make(named("raw"));
     int32_t tokens[T];
     tiny_tokens(tokens, T, 37, 3);
     fathom_session *s = start(&owner);

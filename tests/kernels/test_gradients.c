@@ -418,7 +418,7 @@ static void embed_case(const kernels *kn, int64_t n, int64_t d)
 /* attention: inputs q, k, v with strides of their own */
 typedef struct attention_shape {
     int64_t sequences, heads, kv_heads, dh, q_stride, kv_stride;
-    const int32_t *q_start, *kv_start;
+    const int32_t *q_start, *kv_start, *q_position;
 } attention_shape;
 
 static void attention_reference(const operation *op, double *out)
@@ -429,7 +429,7 @@ static void attention_reference(const operation *op, double *out)
         for (int64_t i = s->q_start[b]; i < s->q_start[b + 1]; i++)
             for (int64_t h = 0; h < s->heads; h++) {
                 const int64_t kv = h / (s->heads / s->kv_heads) * s->dh, k0 = s->kv_start[b];
-                const int64_t visible = s->kv_start[b + 1] - k0 - (s->q_start[b + 1] - i) + 1;
+                const int64_t visible = s->q_position ? s->q_position[i] + 1 : s->kv_start[b + 1] - k0 - (s->q_start[b + 1] - i) + 1;
                 double sum = 0;
                 for (int64_t j = 0; j < visible; j++) {
                     p[j] = 0;
@@ -447,10 +447,11 @@ static void attention_reference(const operation *op, double *out)
 }
 
 static void attention_on(const kernels *kn, int64_t heads, int64_t kv_heads, int64_t dh, const int32_t *q_start,
-                         const int32_t *kv_start, int64_t sequences)
+                         const int32_t *kv_start, const int32_t *q_position, int64_t sequences)
 {
-    const bool cached = kv_start != NULL;
-    const attention_shape s = {sequences, heads, kv_heads, dh, heads * dh + 3, kv_heads * dh + 5, q_start, cached ? kv_start : q_start};
+    const bool cached = kv_start && !q_position;
+    const attention_shape s = {sequences, heads, kv_heads, dh, heads * dh + 3, kv_heads * dh + 5, q_start, kv_start ? kv_start : q_start,
+                               q_position};
     const int64_t nq = q_start[sequences], nk = s.kv_start[sequences];
     operation op = make("attention", attention_reference, &s, nq * heads * dh,
                         (int64_t[INPUTS]){nq * s.q_stride, nk * s.kv_stride, nk * s.kv_stride});
@@ -460,7 +461,7 @@ static void attention_on(const kernels *kn, int64_t heads, int64_t kv_heads, int
     void *scratch = scratch_for(kn, nq, heads * dh, longest);
     float *lse = buffer(nq * heads);
     attention_args a = {.sequences = sequences, .heads = heads, .kv_heads = kv_heads, .head_dim = dh, .q_start = q_start,
-                        .kv_start = kv_start, .q = op.in[0].values, .k = op.in[1].values, .v = op.in[2].values,
+                        .kv_start = kv_start, .q_position = q_position, .q = op.in[0].values, .k = op.in[1].values, .v = op.in[2].values,
                         .q_stride = s.q_stride, .kv_stride = s.kv_stride, .kv_head_stride = dh, .scale = 0.3f, .out = op.out, .lse = lse, .scratch = scratch};
     kn->attention_forward(kn, &a);
     if (!cached) {
@@ -498,16 +499,24 @@ static void attention_cases(void **state)
     for (int b = 0; b < 2; b++) {
         draws = 0;
         const int32_t one[] = {0, 1}, mixed[] = {0, 5, 5, 70, 71}, blocks[] = {0, 63, 127, 192}, longer[] = {0, 300};
-        attention_on(&both[b], 1, 1, 2, one, NULL, 1);
-        attention_on(&both[b], 4, 2, 6, mixed, NULL, 4);
-        attention_on(&both[b], 6, 1, 5 + 1, blocks, NULL, 3);
-        attention_on(&both[b], 2, 2, 16, longer, NULL, 1);
+        attention_on(&both[b], 1, 1, 2, one, NULL, NULL, 1);
+        attention_on(&both[b], 4, 2, 6, mixed, NULL, NULL, 4);
+        attention_on(&both[b], 6, 1, 5 + 1, blocks, NULL, NULL, 3);
+        attention_on(&both[b], 2, 2, 16, longer, NULL, NULL, 1);
         const int32_t q[] = {0, 1, 4, 74}, kv[] = {0, 9, 12, 160};
-        attention_on(&both[b], 4, 2, 8, q, kv, 3);
+        attention_on(&both[b], 4, 2, 8, q, kv, NULL, 3);
         /* several blocks of keys, and sequences on either side of one */
         const int32_t several[] = {0, 1100, 1611, 2123}, part[] = {0, 700}, cached[] = {0, 1300};
-        attention_on(&both[b], 2, 1, 8, several, NULL, 3);
-        attention_on(&both[b], 2, 1, 8, part, cached, 1);
+        attention_on(&both[b], 2, 1, 8, several, NULL, NULL, 3);
+        attention_on(&both[b], 2, 1, 8, part, cached, NULL, 1);
+        /* some queries of a sequence, by their positions: few and many, none, all but the last, across blocks of keys */
+        const int32_t some[] = {0, 3, 3, 4, 9}, dense[] = {0, 7, 12, 14, 20}, at[] = {0, 2, 5, 1, 0, 1, 3, 4, 5};
+        attention_on(&both[b], 4, 2, 6, some, dense, at, 4);
+        const int32_t many[] = {0, 150, 160}, all_keys[] = {0, 1300, 1330};
+        int32_t spread[160];
+        for (int32_t i = 0; i < 160; i++)
+            spread[i] = i < 150 ? 8 * i + i % 7 : 3 * (i - 150);
+        attention_on(&both[b], 2, 1, 8, many, all_keys, spread, 2);
     }
 }
 

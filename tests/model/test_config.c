@@ -72,13 +72,13 @@ static void test_default(void **state)
     model_config c = model_config_default();
     expect_ok(&c);
     assert_int_equal(c.dim, c.heads * c.head_dim);
-    assert_int_equal(model_routed_layers(&c), 0);
+    assert_int_equal(model_routed_stages(&c), 0);
     for (int64_t l = 0; l < c.layers; l++)
-        assert_false(model_layer_routed(&c, l));
+        assert_false(model_stage_routed(&c, l));
     c = routed();
     expect_ok(&c);
-    assert_int_equal(model_routed_layers(&c), 4);
-    assert_true(model_layer_routed(&c, 1) && model_layer_has_predictor(&c, 1) && !model_layer_routed(&c, 2));
+    assert_int_equal(model_routed_stages(&c), 4);
+    assert_true(model_stage_routed(&c, 1) && model_stage_has_predictor(&c, 1) && !model_stage_routed(&c, 2));
 }
 
 static void test_bounds(void **state)
@@ -220,7 +220,7 @@ static void test_mod(void **state)
     expect_refused(&c, "mod.causal", "topk");
     c.mod.router = MOD_ROUTER_STOCHASTIC;
     expect_ok(&c);
-    assert_false(model_layer_has_router(&c, 1));
+    assert_false(model_stage_has_router(&c, 1));
     c.mod.causal = MOD_CAUSAL_PREDICTOR;
     expect_refused(&c, "mod.causal", "stochastic");
     c = routed();
@@ -228,7 +228,7 @@ static void test_mod(void **state)
     expect_refused(&c, "mod.causal", "token-choice");
     c.mod.causal = MOD_CAUSAL_CHOICE;
     expect_ok(&c);
-    assert_true(model_layer_has_router(&c, 1) && !model_layer_has_predictor(&c, 1));
+    assert_true(model_stage_has_router(&c, 1) && !model_stage_has_predictor(&c, 1));
     c.mod.capacity[1] = 1;
     expect_refused(&c, "mod.capacity", "token-choice");
     c.mod.router = MOD_ROUTER_TOPK;

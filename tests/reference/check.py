@@ -23,21 +23,20 @@ def relative(a, b):
     return (a - b).abs().max().item() / max(b.abs().max().item(), 1e-8)
 
 
-def differences(config, params, batch, selected, gradients, generator):
-    """Along one random direction for each tensor: (L(p + e v) - L(p - e v)) / 2e against <gradient, v>. Selections are frozen,
-    and where the causal rule is a predictor its input is a constant, which differencing cannot see: the language model's
-    parameters are then differenced without the rule's loss."""
-    detached = config.get("mod", {}).get("causal") == "predictor"
+def differences(config, params, batch, frozen, gradients, generator):
+    """Along one random direction for each tensor: (L(p + e v) - L(p - e v)) / 2e against <gradient, v>. Choices are
+    frozen to those of a run, and a predictor's input is a constant, which differencing cannot see: all other parameters
+    are differenced without the predictors' losses."""
     worst = (0.0, "")
     for name, value in params.items():
         v = torch.randn(value.shape, generator=generator, dtype=torch.float64)
-        key = "loss" if detached and "predictor" not in name else "total"
+        key = "total" if "predictor" in name else "attached"
         with torch.no_grad():
             ends = []
             for sign in (1, -1):
                 moved = dict(params)
                 moved[name] = value + sign * 1e-5 * v
-                ends.append(Model(config, moved).run(batch, frozen=selected)[key].item())
+                ends.append(Model(config, moved).run(batch, frozen=frozen)[key].item())
         slope = (ends[0] - ends[1]) / 2e-5
         scale = (gradients[name].norm() * v.norm() / v.numel() ** 0.5).item()
         worst = max(worst, (abs((gradients[name] * v).sum().item() - slope) / max(abs(slope), scale, 1e-8), name))
@@ -68,6 +67,9 @@ def check_case(folder, change=1.0):
     close("causal loss", mine["loss_causal"], causal["loss"])
     close("causal rule's loss", mine["aux_loss"], out["aux_loss"])
     results.append((mine["selected"] == out["selected"], "selected tokens", ""))
+    experts = mine.get("experts", {})
+    if experts or out["experts"]:
+        results.append((experts == out["experts"], "experts' tokens", ""))
     results.append((mine["router_accuracy"] is out["router_accuracy"] is None or
                     abs(mine["router_accuracy"] - out["router_accuracy"]) < 1e-9, "router accuracy", ""))
     results.append((set(params) == set(theirs), "names of parameters", ""))
@@ -75,7 +77,8 @@ def check_case(folder, change=1.0):
     worst = max((relative(theirs[k], grads[k]), k) for k in params)
     results.append((worst[0] <= GRADIENT, f"{len(params)} gradients against autograd", f"worst {worst[0]:.1e} {worst[1]}"))
     plain = {k: v.detach() for k, v in params.items()}
-    worst = differences(config, plain, batch, mine["selected"], theirs, torch.Generator().manual_seed(1))
+    frozen = dict(out, selected=mine["selected"], experts={**out["experts"], **experts})
+    worst = differences(config, plain, batch, frozen, theirs, torch.Generator().manual_seed(1))
     results.append((worst[0] <= DIFFERENCE, "gradients against central differences", f"worst {worst[0]:.1e} {worst[1]}"))
     return results
 

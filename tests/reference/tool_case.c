@@ -1,4 +1,4 @@
-/* Writes a case for the outside reference: tool_case DIR KIND SEED, KIND as in `cases` below. A tiny model, a batch, and what
+/* Writes a case for the outside reference: tool_case DIR KIND SEED, KIND as in model/tiny.h. A tiny model, a batch, and what
  * this engine makes of them: losses, selections and every gradient. */
 #include <jansson.h>
 #include <math.h>
@@ -12,34 +12,38 @@
 
 enum { B = 3 };
 
-static const struct {
-    const char *name;
-    mod_router router;
-    mod_gate gate;
-    mod_causal causal;
-    bool untied;
-} cases[] = {
-    {"plain", MOD_ROUTER_NONE, MOD_GATE_RAW, MOD_CAUSAL_PREDICTOR, false},
-    {"untied", MOD_ROUTER_NONE, MOD_GATE_RAW, MOD_CAUSAL_PREDICTOR, true},
-    {"raw", MOD_ROUTER_TOPK, MOD_GATE_RAW, MOD_CAUSAL_PREDICTOR, false},
-    {"sigmoid-aux", MOD_ROUTER_TOPK, MOD_GATE_SIGMOID, MOD_CAUSAL_AUX, false},
-    {"raw-aux", MOD_ROUTER_TOPK, MOD_GATE_RAW, MOD_CAUSAL_AUX, true},
-    {"one", MOD_ROUTER_TOPK, MOD_GATE_ONE, MOD_CAUSAL_PREDICTOR, false},
-    {"stochastic", MOD_ROUTER_STOCHASTIC, MOD_GATE_ONE, MOD_CAUSAL_NOISE, false},
-    {"token-choice", MOD_ROUTER_TOKEN_CHOICE, MOD_GATE_RAW, MOD_CAUSAL_CHOICE, false},
-    {"token-choice-sigmoid", MOD_ROUTER_TOKEN_CHOICE, MOD_GATE_SIGMOID, MOD_CAUSAL_CHOICE, true},
-};
-
 typedef struct recorder {
     json_t *selected, *noise;
-    bool stochastic;
+    const model_config *config;
 } recorder;
 
-static void record(void *user, int64_t layer, const route *r, int64_t sequences, int64_t T)
+/* "3", or "3.attn" and "3.mlp" where a layer has two routers */
+static void label(const model_config *c, int64_t stage, char key[32])
+{
+    const model_stage at = model_stage_at(c, stage);
+    snprintf(key, 32, "%d%s", (int)at.layer, c->mod.unit != MOD_UNIT_BOTH ? "" : at.attention ? ".attn" : ".mlp");
+}
+
+/* [E] lists of the rows that each expert took */
+static json_t *expert_rows(const expert_acts *acts, int64_t experts)
+{
+    json_t *all = json_array();
+    for (int64_t e = 0; e < experts; e++) {
+        json_t *list = json_array();
+        for (int32_t i = acts->start[e]; i < acts->start[e + 1]; i++)
+            json_array_append_new(list, json_integer(acts->index[i]));
+        json_array_append_new(all, list);
+    }
+    return all;
+}
+
+static void record(void *user, int64_t stage, const route *r, int64_t sequences, int64_t T)
 {
     recorder *rec = user;
-    char key[16];
-    snprintf(key, sizeof key, "%d", (int)layer);
+    char key[32];
+    if (rec->config->experts.mode == EXPERT_MODE_INTEGRATED)
+        return; /* a view of the experts' choice */
+    label(rec->config, stage, key);
     json_t *selected = json_array(), *noise = json_array();
     for (int64_t b = 0; b < sequences; b++) {
         json_t *row = json_array(), *values = json_array();
@@ -51,7 +55,7 @@ static void record(void *user, int64_t layer, const route *r, int64_t sequences,
         json_array_append_new(noise, values);
     }
     json_object_set_new(rec->selected, key, selected);
-    if (rec->stochastic)
+    if (rec->config->mod.router == MOD_ROUTER_STOCHASTIC)
         json_object_set_new(rec->noise, key, noise);
     else
         json_decref(noise);
@@ -79,21 +83,17 @@ static void check(fathom_status status, const fathom_error *err)
 
 int main(int argc, char **argv)
 {
-    size_t kind = 0;
     if (argc != 4)
         return 2;
-    while (kind < sizeof cases / sizeof *cases && strcmp(cases[kind].name, argv[2]) != 0)
+    const tiny_variant *kind = tiny_variants;
+    while (kind < tiny_variants + TINY_VARIANTS && strcmp(kind->name, argv[2]) != 0)
         kind++;
-    if (kind == sizeof cases / sizeof *cases)
+    if (kind == tiny_variants + TINY_VARIANTS)
         return 2;
     const char *dir = argv[1];
     const uint64_t seed = strtoull(argv[3], NULL, 10);
     fathom_error err;
-    model_config c = tiny_config(cases[kind].router, cases[kind].gate, cases[kind].causal);
-    c.tied = !cases[kind].untied;
-    const bool stochastic = c.mod.router == MOD_ROUTER_STOCHASTIC;
-    if (stochastic)
-        c.mod.threshold[1] = c.mod.threshold[3] = 0.5f;
+    const model_config c = tiny_variant_config(kind);
     model m = tiny_model(&c, seed);
     const int64_t T = c.seq_len;
     int32_t tokens[B * 23], targets[B * 23];
@@ -110,7 +110,7 @@ int main(int argc, char **argv)
     workspace *train, *eval;
     check(workspace_new(&m, B, T, WORKSPACE_TRAIN, &train, &err), &err);
     check(workspace_new(&m, B, T, WORKSPACE_FORWARD, &eval, &err), &err);
-    recorder rec = {json_object(), json_object(), stochastic};
+    recorder rec = {json_object(), json_object(), &c};
     workspace_set_visitor(train, record, &rec);
     const train_input in = {.tokens = tokens, .targets = targets, .total_targets = counted, .scale = 1, .seed = 0};
     const pass_result r = transformer_train(train, &views, &in);
@@ -131,6 +131,15 @@ int main(int argc, char **argv)
     json_object_set_new(l, "aux_loss", json_real(r.aux_loss));
     json_object_set_new(l, "loss_causal", json_real(causal.loss_sum / (double)causal.targets));
     json_object_set_new(l, "selected", rec.selected);
+    if (c.experts.count > 0) {
+        json_t *experts = json_object();
+        for (int64_t layer = 0; layer < c.layers; layer++) {
+            char key[32];
+            snprintf(key, sizeof key, "%d", (int)layer);
+            json_object_set_new(experts, key, expert_rows(workspace_experts(train, layer), c.experts.count));
+        }
+        json_object_set_new(l, "experts", experts);
+    }
     json_object_set_new(l, "router_accuracy", r.decided ? json_real((double)r.agreed / (double)r.decided) : json_null());
     const int failed = json_dump_file(b, batch, JSON_REAL_PRECISION(17)) | json_dump_file(l, losses, JSON_REAL_PRECISION(17));
     json_decref(b);

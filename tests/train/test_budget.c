@@ -59,7 +59,7 @@ static void shares_are_as_asked(void **state)
         fathom_model owner = calibrated(kind, points);
         fathom_error err;
         evaluator e;
-        float threshold[MODEL_MAX_LAYERS], previous = INFINITY;
+        float threshold[MODEL_MAX_STAGES], previous = INFINITY;
         const batcher b = {.tokens = text, .count = TOKENS, .T = T};
         for (int i = 0; i < COUNT; i++) {
             assert_true(fabs(points[i].routed_fraction / budgets[i] - 1) < 0.1);
@@ -175,7 +175,7 @@ static void config_keeps_it(void **state)
 
 static void refused(const model_config *c, double budget, const char *word)
 {
-    float threshold[MODEL_MAX_LAYERS];
+    float threshold[MODEL_MAX_STAGES];
     fathom_error err;
     assert_int_equal(budget_thresholds(c, budget, threshold, &err), FATHOM_INVALID_ARGUMENT);
     if (!strstr(err.message, word))

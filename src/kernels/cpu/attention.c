@@ -22,6 +22,12 @@ static sequence_view view(const attention_args *a, int64_t s)
     return (sequence_view){a->q_start[s], a->q_start[s + 1] - a->q_start[s], kv[s], kv[s + 1] - kv[s]};
 }
 
+/* The keys that query i of a sequence sees. */
+static int64_t seen_by(const attention_args *a, const sequence_view *s, int64_t i)
+{
+    return a->q_position ? a->q_position[s->q0 + i] + 1 : s->n - s->m + i + 1;
+}
+
 /* Rows of a block: where a diagonal block's masked half weighs little, more of them make the products faster. */
 static int64_t query_block(const sequence_view *s)
 {
@@ -73,18 +79,36 @@ typedef struct softmax_rows {
     float top[QUERY_BLOCK], sum[QUERY_BLOCK];
 } softmax_rows;
 
-/* Takes in a block of scores [rows, keys], row i of which sees `visible` + i keys (some none, some all): the scores become
- * weights towards the rows' maximum so far, and the sums (out, dh wide) are brought to it. */
-static void softmax_block(softmax_rows *r, float *scores, int64_t rows, int64_t keys, int64_t visible, bool first,
+/* What the rows of a block see of a block of keys that begins `at` keys into the sequence: some none, some all. */
+typedef struct visible_keys {
+    int64_t first;           /* keys of the sequence that the first row sees; each next row one more */
+    const int32_t *position; /* or, unless NULL, row i sees position[i] + 1 */
+    int64_t at;
+} visible_keys;
+
+static visible_keys visible_from(const attention_args *a, const sequence_view *s, int64_t row, int64_t at)
+{
+    return (visible_keys){s->n - s->m + row + 1, a->q_position ? a->q_position + s->q0 + row : NULL, at};
+}
+
+static inline int64_t visible_to(const visible_keys *v, int64_t i, int64_t keys)
+{
+    const int64_t n = (v->position ? v->position[i] + 1 : v->first + i) - v->at;
+    return n < 0 ? 0 : n < keys ? n : keys;
+}
+
+/* Takes in a block of scores [rows, keys]: the scores become weights towards the rows' maximum so far, and the sums (out, dh wide)
+ * are brought to it. */
+static void softmax_block(softmax_rows *r, float *scores, int64_t rows, int64_t keys, const visible_keys *visible, bool first,
                           float *out, int64_t out_stride, int64_t dh)
 {
     for (int64_t i = 0; i < rows; i++) {
         float *p = scores + i * keys;
-        const int64_t n = visible + i < keys ? visible + i : keys;
+        const int64_t n = visible_to(visible, i, keys);
         const float block_top = n > 0 ? max_of(p, n) : -INFINITY;
         const float top = first || block_top > r->top[i] || block_top != block_top ? block_top : r->top[i];
         const float sum = n > 0 ? exp_row(p, n, top) : 0;
-        for (int64_t j = n > 0 ? n : 0; j < keys; j++)
+        for (int64_t j = n; j < keys; j++)
             p[j] = 0;
         if (first) {
             r->sum[i] = sum;
@@ -163,22 +187,22 @@ static void attend_once(const attention_args *a, int64_t row, int64_t head, cons
 static void forward_span(const kernels *kn, const attention_args *a, const sequence_view *s, int64_t head, int64_t begin,
                          float *scores)
 {
-    const int64_t block = query_block(s), count = min64(QUERY_SPAN, s->m - begin), before = s->n - s->m + begin;
+    const int64_t block = query_block(s), count = min64(QUERY_SPAN, s->m - begin);
     const int64_t dh = a->head_dim, kv_head = head / (a->heads / a->kv_heads), out_stride = a->heads * dh, q_row = s->q0 + begin;
     const int64_t kv = s->k0 * a->kv_stride + kv_head * a->kv_head_stride;
     float *out = a->out + q_row * out_stride + head * dh;
     softmax_rows r[2 * QUERY_SPAN / QUERY_BLOCK];
-    for (int64_t at = 0; at < before + count; at += KEY_BLOCK)
+    for (int64_t at = 0; at < seen_by(a, s, begin + count - 1); at += KEY_BLOCK)
         for (int64_t i = 0; i < count; i += block) {
-            const int64_t rows = min64(block, count - i), keys = before + i + rows, n = min64(KEY_BLOCK, keys - at);
+            const int64_t rows = min64(block, count - i), keys = seen_by(a, s, begin + i + rows - 1), n = min64(KEY_BLOCK, keys - at);
+            const visible_keys visible = visible_from(a, s, begin + i, at);
             if (n <= 0)
                 continue;
             cpu_gemm(kn, &(gemm_args){.trans_b = true, .m = rows, .n = n, .k = dh,
                                       .a = a->q + (q_row + i) * a->q_stride + head * dh, .lda = a->q_stride,
                                       .b = a->k + kv + at * a->kv_stride, .ldb = a->kv_stride, .c = scores, .ldc = n,
                                       .alpha = a->scale});
-            softmax_block(&r[i / block], scores, rows, n, before + i + 1 - at, at == 0, out + i * out_stride,
-                          out_stride, dh);
+            softmax_block(&r[i / block], scores, rows, n, &visible, at == 0, out + i * out_stride, out_stride, dh);
             cpu_gemm(kn, &(gemm_args){.m = rows, .n = dh, .k = n, .a = scores, .lda = n, .b = a->v + kv + at * a->kv_stride,
                                       .ldb = a->kv_stride, .c = out + i * out_stride, .ldc = out_stride, .alpha = 1,
                                       .beta = at > 0});
@@ -203,7 +227,7 @@ static void forward_few(const attention_args *a, int64_t keys)
         const float *v = a->v + s.k0 * a->kv_stride + kv_head * a->kv_head_stride;
         float *scores = room(a, keys);
         for (int64_t i = 0; i < s.m; i++)
-            attend_once(a, s.q0 + i, head, k, v, s.n - s.m + i + 1, scores);
+            attend_once(a, s.q0 + i, head, k, v, seen_by(a, &s, i), scores);
     }
 }
 
@@ -232,13 +256,13 @@ void cpu_attention_forward(const kernels *kn, const attention_args *a)
 }
 
 /* From scores [rows, keys] and dp = dout v^T: p becomes the probabilities, dp the gradient of the scores,
- * ds = p (dp - <dout, out>); row i sees `visible` + i keys, past which both become 0. */
-CLONES static void score_gradients(float *scores, float *dscores, int64_t rows, int64_t keys, int64_t visible,
+ * ds = p (dp - <dout, out>); past what a row sees both become 0. */
+CLONES static void score_gradients(float *scores, float *dscores, int64_t rows, int64_t keys, const visible_keys *visible,
                                    const float *lse, int64_t heads, const float *delta)
 {
     for (int64_t i = 0; i < rows; i++) {
         float *restrict p = scores + i * keys, *restrict dp = dscores + i * keys;
-        const int64_t seen = visible + i < keys ? visible + i : keys, n = seen > 0 ? seen : 0;
+        const int64_t n = visible_to(visible, i, keys);
         const float log_sum = lse[i * heads], d = delta[i];
         for (int64_t j = 0; j < n; j++) {
             p[j] = exp_fast(p[j] - log_sum);
@@ -263,7 +287,8 @@ CLONES static void row_dots(float *delta, const float *out, const float *dout, i
 
 /* One block of queries against one of keys. */
 typedef struct tile {
-    int64_t rows, keys, visible; /* row i sees visible + i of the keys */
+    int64_t rows, keys;
+    visible_keys visible;
     const float *q, *k, *v, *dout, *lse, *delta;
     float *dq, *dk, *dv;
     bool first_keys, first_queries; /* set dq; set dk and dv */
@@ -277,7 +302,7 @@ static void backward_tile(const kernels *kn, const attention_args *a, const tile
                               .ldb = a->kv_stride, .c = scores, .ldc = n, .alpha = a->scale});
     cpu_gemm(kn, &(gemm_args){.trans_b = true, .m = m, .n = n, .k = dh, .a = t->dout, .lda = stride, .b = t->v,
                               .ldb = a->kv_stride, .c = dscores, .ldc = n, .alpha = 1});
-    score_gradients(scores, dscores, m, n, t->visible, t->lse, a->heads, t->delta);
+    score_gradients(scores, dscores, m, n, &t->visible, t->lse, a->heads, t->delta);
     cpu_gemm(kn, &(gemm_args){.trans_a = true, .m = n, .n = dh, .k = m, .a = scores, .lda = n, .b = t->dout,
                               .ldb = stride, .c = t->dv, .ldc = a->kv_stride, .alpha = 1, .beta = beta});
     cpu_gemm(kn, &(gemm_args){.trans_a = true, .m = n, .n = dh, .k = m, .a = dscores, .lda = n, .b = t->q,
@@ -296,15 +321,18 @@ static void backward_head(const kernels *kn, const attention_args *a, const sequ
     float *dscores = scores + (size_t)QUERY_BLOCK * KEY_BLOCK, delta[QUERY_BLOCK];
     for (int64_t at = 0; at < s->n; at += KEY_BLOCK)
         /* from the last block of queries, which sees every key, so that it sets dk and dv and the others add to them */
-        for (int64_t begin = last; begin + block > at && begin >= 0; begin -= block) {
+        for (int64_t begin = last; begin >= 0; begin -= block) {
             const int64_t rows = min64(block, s->m - begin), row = s->q0 + begin, from = kv + at * a->kv_stride;
+            const int64_t keys = min64(KEY_BLOCK, seen_by(a, s, begin + rows - 1) - at);
+            if (keys <= 0)
+                break;
             const float *dout = a->dout + row * stride + head * dh;
             row_dots(delta, a->out + row * stride + head * dh, dout, rows, stride, dh);
-            const tile t = {.rows = rows, .keys = min64(KEY_BLOCK, begin + rows - at), .visible = begin + 1 - at,
+            const tile t = {.rows = rows, .keys = keys, .visible = visible_from(a, s, begin, at),
                             .q = a->q + row * a->q_stride + head * dh, .k = a->k + from, .v = a->v + from, .dout = dout,
                             .lse = a->lse + row * a->heads + head, .delta = delta,
                             .dq = a->dq + row * a->q_stride + head * dh, .dk = a->dk + from, .dv = a->dv + from,
-                            .first_keys = at == 0, .first_queries = first && begin == last};
+                            .first_keys = at == 0, .first_queries = first && begin == last && !a->q_position};
             backward_tile(kn, a, &t, scores, dscores);
         }
 }
@@ -319,7 +347,13 @@ void cpu_attention_backward(const kernels *kn, const attention_args *a)
     for (int64_t task = 0; task < tasks; task++) {
         const int64_t kv_head = task % a->kv_heads;
         const sequence_view v = view(a, task / a->kv_heads);
-        for (int64_t j = 0; j < group; j++)
+        if (a->q_position) /* nobody may see the last keys */
+            for (int64_t i = 0; i < v.n; i++) {
+                const int64_t at = (v.k0 + i) * a->kv_stride + kv_head * a->head_dim;
+                memset(a->dk + at, 0, (size_t)a->head_dim * sizeof(float));
+                memset(a->dv + at, 0, (size_t)a->head_dim * sizeof(float));
+            }
+        for (int64_t j = 0; v.m > 0 && j < group; j++)
             backward_head(kn, a, &v, kv_head * group + j, j == 0, room(a, keys));
     }
 }

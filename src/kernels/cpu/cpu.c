@@ -68,6 +68,8 @@ kernels kernels_cpu(void)
     kn.rowdot_backward = cpu_rowdot_backward;
     kn.topk = cpu_topk;
     kn.noise = cpu_noise;
+    kn.expert_softmax = cpu_expert_softmax;
+    kn.expert_softmax_backward = cpu_expert_softmax_backward;
     kn.scatter_forward = cpu_scatter_forward;
     kn.scatter_backward = cpu_scatter_backward;
     kn.cross_entropy = cpu_cross_entropy;

@@ -127,6 +127,8 @@ void cpu_rowdot_backward(const kernels *kn, float *dx, const int32_t *index, flo
                          const float *dlogit, const float *x, const float *w, int64_t n, int64_t d, void *scratch);
 void cpu_topk(const kernels *kn, int32_t *index, uint8_t *member, const float *logit, int64_t B, int64_t T, int64_t k,
               void *scratch);
+void cpu_expert_softmax(const kernels *kn, float *p, int64_t E, int64_t n);
+void cpu_expert_softmax_backward(const kernels *kn, float *dp, const float *p, const float *shift, int64_t E, int64_t n);
 void cpu_noise(const kernels *kn, float *out, uint64_t seed, uint64_t stream, uint64_t counter, int64_t n);
 void cpu_scatter_forward(const kernels *kn, const scatter_args *a);
 void cpu_scatter_backward(const kernels *kn, const scatter_args *a);
