@@ -105,11 +105,19 @@ static void put(const map *m, bool routed, double value, int columns)
     printf("\x1b[48;2;%d;%d;%dm%*s\x1b[0m", rgb[0], rgb[1], rgb[2], columns, "");
 }
 
+void inspect_print_label(const trace_layer *l)
+{
+    if (*l->part)
+        printf("%3d %-4s ", (int)l->layer, l->part);
+    else
+        printf("block%3d ", (int)l->layer);
+}
+
 static void print_layer(const map *m, int64_t layer, int64_t begin, int64_t end)
 {
     const trace_layer *l = &m->t->layer[layer];
     const float low = m->low[layer], high = m->high[layer];
-    printf("block%3d ", (int)l->layer);
+    inspect_print_label(l);
     for (int64_t i = begin; i < end; i++)
         put(m, l->routed[i], high > low ? (double)((l->weight[i] - low) / (high - low)) : 1, m->cells[i].columns);
     putchar('\n');
@@ -131,8 +139,8 @@ static void print_map(const map *m)
         begin = end;
     }
     for (int64_t l = 0; l < m->t->layers; l++) {
-        printf("block%3d  %5.1f %% of the tokens", (int)m->t->layer[l].layer,
-               100.0 * (double)m->t->layer[l].selected / (double)m->t->count);
+        inspect_print_label(&m->t->layer[l]);
+        printf(" %5.1f %% of the tokens", 100.0 * (double)m->t->layer[l].selected / (double)m->t->count);
         if (m->t->layer[l].selected > 0)
             printf(", weights %.3f to %.3f", (double)m->low[l], (double)m->high[l]);
         putchar('\n');
@@ -163,6 +171,8 @@ static int print_json(const inspect_command *c, const trace *t, const int32_t *i
                 json_array_append_new(weights, cli_number((double)from->weight[i]));
             }
         json_object_set_new(layer, "layer", json_integer(from->layer));
+        if (*from->part)
+            json_object_set_new(layer, "unit", json_string(from->part));
         json_object_set_new(layer, "selected", selected);
         json_object_set_new(layer, "weights", weights);
         json_array_append_new(layers, layer);

@@ -18,6 +18,9 @@ typedef struct inspect_cell {
  * reaches the terminal as a command. */
 inspect_cell inspect_cell_make(const char *text, size_t bytes);
 
+/* "block  3 ", or "  3 attn " where attention and MLP are routed apart: nine columns. */
+void inspect_print_label(const trace_layer *l);
+
 /* Prints; returns the exit code. */
 int inspect_print_stats(const trace *t, const int32_t *tokens, const fathom_model *model, const char *routing, bool json);
 

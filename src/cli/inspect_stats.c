@@ -8,7 +8,7 @@
 
 enum { SHOWN_IDS = 10 };
 
-static json_t *layers_json(const inspect_stats *s)
+static json_t *layers_json(const trace *t, const inspect_stats *s)
 {
     json_t *list = json_array();
     for (int64_t l = 0; l < s->layers; l++) {
@@ -17,7 +17,9 @@ static json_t *layers_json(const inspect_stats *s)
             json_array_append_new(weights, cli_number((double)s->layer[l].weight[q]));
         for (int64_t k = 0; k < s->layers; k++)
             json_array_append_new(agreement, cli_number(s->agreement[l * s->layers + k]));
-        json_object_set_new(o, "layer", json_integer(s->layer[l].layer));
+        json_object_set_new(o, "layer", json_integer(t->layer[l].layer));
+        if (*t->layer[l].part)
+            json_object_set_new(o, "unit", json_string(t->layer[l].part));
         json_object_set_new(o, "routed_fraction", cli_number(s->layer[l].routed_fraction));
         json_object_set_new(o, "rule_accuracy", cli_number(s->layer[l].rule_accuracy));
         json_object_set_new(o, "weight_quantiles", weights);
@@ -48,18 +50,19 @@ static int print_json(const trace *t, const inspect_stats *s, const char *routin
     json_object_set_new(o, "tokens", json_integer(t->count));
     json_object_set_new(o, "mean_loss", cli_number(t->mean_loss));
     json_object_set_new(o, "routed_fraction", cli_number(s->routed_fraction));
-    json_object_set_new(o, "layers", layers_json(s));
+    json_object_set_new(o, "layers", layers_json(t, s));
     json_object_set_new(o, "classes", classes);
     json_object_set_new(o, "ids", ids);
     return cli_print_json(o);
 }
 
-static void print_layers(const inspect_stats *s)
+static void print_layers(const trace *t, const inspect_stats *s)
 {
     printf("%-9s %7s %10s   %s\n", "block", "routed", "rule agrees", "weights of routed tokens: 5, 25, 50, 75, 95 %");
     for (int64_t l = 0; l < s->layers; l++) {
         const layer_stats *k = &s->layer[l];
-        printf("block%3d  %6.2f %% ", (int)k->layer, 100 * k->routed_fraction);
+        inspect_print_label(&t->layer[l]);
+        printf(" %6.2f %% ", 100 * k->routed_fraction);
         if (isnan(k->rule_accuracy))
             printf("%11s  ", "");
         else
@@ -70,10 +73,10 @@ static void print_layers(const inspect_stats *s)
     }
     printf("\nhow far two blocks choose the same tokens (correlation; 0 = as by chance)\n%-9s", "");
     for (int64_t l = 0; l < s->layers; l++)
-        printf(" %6d", (int)s->layer[l].layer);
+        printf(*t->layer[l].part ? " %4d%.2s" : " %6d%s", (int)t->layer[l].layer, t->layer[l].part);
     putchar('\n');
     for (int64_t l = 0; l < s->layers; l++) {
-        printf("block%3d ", (int)s->layer[l].layer);
+        inspect_print_label(&t->layer[l]);
         for (int64_t k = 0; k < s->layers; k++)
             printf(" %6.2f", s->agreement[l * s->layers + k]);
         putchar('\n');
@@ -104,7 +107,7 @@ int inspect_print_stats(const trace *t, const int32_t *tokens, const fathom_mode
         code = print_json(t, &s, routing);
     } else {
         const int64_t shown = s.ids < SHOWN_IDS ? s.ids : SHOWN_IDS;
-        print_layers(&s);
+        print_layers(t, &s);
         printf("\n%-12s %9s %8s\n", "token", "count", "routed");
         for (int c = 0; c < TOKEN_CLASSES; c++)
             if (s.classes[c].tokens > 0)

@@ -12,15 +12,26 @@ model_flags model_flags_default(void)
                          .mod_capacity = "0.125", .mod_every = 2, .mod_aux_weight = 0.01, .expert_balance_weight = 0.01};
 }
 
-bool model_flags_untouched(const model_flags *f)
+bool model_flags_shape_untouched(const model_flags *f)
 {
     const model_flags d = model_flags_default();
     return f->layers == d.layers && f->dim == d.dim && !f->heads && !f->kv_heads && !f->ffn && f->seq_len == d.seq_len &&
-           !f->vocab && f->rope_theta == d.rope_theta && f->norm_eps == d.norm_eps && !f->untied &&
-           strcmp(f->mod, d.mod) == 0 && strcmp(f->mod_capacity, d.mod_capacity) == 0 && !f->mod_layers && !f->mod_gate && !f->mod_capacity_schedule &&
-           !f->mod_causal && f->mod_every == d.mod_every && !f->mod_predictor_hidden &&
-           f->mod_aux_weight == d.mod_aux_weight && !f->mod_unit && !f->mod_route_kv && !f->experts && !f->experts_per_token &&
-           !f->no_op_experts && !f->expert_router && !f->mode && f->expert_balance_weight == d.expert_balance_weight;
+           !f->vocab && f->rope_theta == d.rope_theta && f->norm_eps == d.norm_eps && !f->untied;
+}
+
+static bool experts_untouched(const model_flags *f)
+{
+    return !f->experts && !f->experts_per_token && !f->no_op_experts && !f->expert_router && !f->mode &&
+           f->expert_balance_weight == model_flags_default().expert_balance_weight;
+}
+
+bool model_flags_untouched(const model_flags *f)
+{
+    const model_flags d = model_flags_default();
+    return model_flags_shape_untouched(f) && experts_untouched(f) && strcmp(f->mod, d.mod) == 0 &&
+           strcmp(f->mod_capacity, d.mod_capacity) == 0 && !f->mod_layers && !f->mod_gate && !f->mod_capacity_schedule &&
+           !f->mod_causal && f->mod_every == d.mod_every && !f->mod_predictor_hidden && f->mod_aux_weight == d.mod_aux_weight &&
+           !f->mod_unit && !f->mod_route_kv;
 }
 
 static int64_t default_heads(int64_t dim)
@@ -223,6 +234,13 @@ static fathom_status build_mod(const model_flags *f, model_config *c, fathom_err
     return FATHOM_OK;
 }
 
+fathom_status model_flags_route(const model_flags *f, model_config *c, fathom_error *err)
+{
+    TRY(build_mod(f, c, err));
+    TRY(build_experts(f, c, err));
+    return model_config_check(c, err);
+}
+
 fathom_status model_flags_build(const model_flags *f, int64_t vocab, model_config *out, fathom_error *err)
 {
     model_config c = model_config_default();
@@ -246,9 +264,7 @@ fathom_status model_flags_build(const model_flags *f, int64_t vocab, model_confi
     if (c.heads < 1)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "--heads: %lld: must be 1 or more", (long long)c.heads);
     TRY(model_config_set_head_dim(&c, err));
-    TRY(build_mod(f, &c, err));
-    TRY(build_experts(f, &c, err));
-    TRY(model_config_check(&c, err));
+    TRY(model_flags_route(f, &c, err));
     *out = c;
     return FATHOM_OK;
 }

@@ -10,18 +10,21 @@
 #include "format/hf_config.h"
 #include "kernels/kernels.h"
 #include "model/flops.h"
+#include "train/conversion.h"
 #include "train/trainer.h"
 
 typedef struct train_command {
     option_list data, val_data;
-    const char *out, *dtype;
-    bool resume, json;
+    const char *out, *dtype, *init;
+    bool resume, json, resumed, converts; /* a checkpoint goes on; a plain model gets routers */
     double val_fraction;
-    int64_t threads, seed;
+    int64_t threads, seed, capacity_warmup; /* -1: none, or with --init a fifth of the run */
     train_options options;
     model_flags shape;
     progress_line progress;
 } train_command;
+
+enum { ROUTER_TOKENS = 16384 }; /* from which new routers start */
 
 static volatile sig_atomic_t interrupted;
 
@@ -65,6 +68,7 @@ static fathom_status parse(train_command *c, int argc, char **argv, options_resu
         {OPTION_LIST, "val-data", &c->val_data, "PATH...", "held-out text (default: the end of each file of --data)"},
         {OPTION_NUMBER, "val-fraction", &c->val_fraction, "X", "share of each file held out (0.05)"},
         {OPTION_TEXT, "out", &c->out, "DIR", "run directory"},
+        {OPTION_TEXT, "init", &c->init, "DIR", "start from the model in DIR; with --mod a plain model is made a routed one"},
         {OPTION_FLAG, "resume", &c->resume, 0, "go on from DIR's checkpoint; options that are left out are its own"},
         {OPTION_HEADING, "budget: one of", 0, 0, 0},
         {OPTION_INTEGER, "steps", &o->steps, "N", "optimizer steps"},
@@ -76,6 +80,7 @@ static fathom_status parse(train_command *c, int argc, char **argv, options_resu
         {OPTION_INTEGER, "grad-accum", &o->grad_accum, "N", "batches a step (1)"},
         {OPTION_NUMBER, "lr", &o->lr, "X", "peak learning rate (1e-3)"},
         {OPTION_NUMBER, "min-lr", &o->min_lr, "X", "final learning rate (lr / 10)"},
+        {OPTION_INTEGER, "mod-capacity-warmup", &c->capacity_warmup, "N", "steps in which the capacity falls from 1 to its own (0; with --init and --mod a fifth of the run)"},
         {OPTION_INTEGER, "warmup", &o->warmup, "N", "warm-up steps (2 % of the run, at least 10)"},
         {OPTION_NUMBER, "weight-decay", &o->weight_decay, "X", "decoupled, on matrices only (0.1)"},
         {OPTION_NUMBER, "clip", &o->clip, "X", "largest gradient norm, 0 = off (1)"},
@@ -98,6 +103,8 @@ static fathom_status parse(train_command *c, int argc, char **argv, options_resu
     if (c->seed < 0)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "--seed: %lld: must be 0 or above", (long long)c->seed);
     o->seed = (uint64_t)c->seed;
+    if (c->capacity_warmup != -1)
+        o->capacity_warmup = c->capacity_warmup;
     return c->dtype ? train_dtype_parse(c->dtype, &o->bf16, err) : FATHOM_OK;
 }
 
@@ -185,10 +192,30 @@ static fathom_status describe_plan(train_command *c, const model_config *config,
     return train_memory_check(&memory, memory_available(), err);
 }
 
+/* The values of --init's model, and routers that let them work as they did. */
+static fathom_status convert(train_command *c, model *m, const corpus *data, fathom_error *err)
+{
+    const model_config config = m->config;
+    const kernels kn = m->kn;
+    double mean, deviation;
+    model_free(m);
+    TRY(conversion_load(m, &config, c->init, &kn, c->options.seed, err));
+    if (!c->converts)
+        return FATHOM_OK;
+    TRY(conversion_start_routers(m, &data->train, ROUTER_TOKENS, c->options.batch, &mean, &deviation, err));
+    if (!isnan(mean))
+        progress_print(&c->progress, "%s: routers start at logits of %.3f, deviation %.3f; capacity falls from 1 over %lld steps", c->init,
+                       mean, deviation, (long long)c->options.capacity_warmup);
+    return FATHOM_OK;
+}
+
 static fathom_status train(train_command *c, const tokenizer *tok, model *m, const corpus *data, const corpus_part *heldout,
                            train_summary *summary, fathom_error *err)
 {
-    TRY(model_randomize(m, c->options.seed, err));
+    if (c->init && !c->resumed)
+        TRY(convert(c, m, data, err));
+    else
+        TRY(model_randomize(m, c->options.seed, err));
     const trainer_input in = {.m = m, .options = &c->options, .train = &data->train, .heldout = heldout,
                               .fingerprint = data->fingerprint, .dir = c->out, .resume = c->resume};
     trainer *t;
@@ -215,6 +242,8 @@ static fathom_status run(train_command *c, const tokenizer *tok, const model_con
     corpus data = {0}, validation = {0};
     const corpus_part *heldout = heldout_part(c, &data, &validation);
     fathom_status status = load_data(c, tok, &data, &validation, err);
+    if (status == FATHOM_OK && c->converts && !c->resumed && c->capacity_warmup == -1)
+        c->options.capacity_warmup = train_total_steps(&c->options, config, data.train.count / config->seq_len) / 5;
     if (status == FATHOM_OK)
         status = describe_plan(c, config, &kn, &data, heldout, err);
     if (status == FATHOM_OK)
@@ -235,6 +264,27 @@ static fathom_status read_saved_shape(const char *dir, model_config *config, fat
     return status;
 }
 
+/* --init's shape, routed as the options say. */
+static fathom_status read_init_shape(train_command *c, int64_t vocab, model_config *config, fathom_error *err)
+{
+    TRY(read_saved_shape(c->init, config, err));
+    if (!model_flags_shape_untouched(&c->shape))
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--init: %s: the shape is this model's: --layers, --dim and their kin do not go with it",
+                           c->init);
+    if (config->vocab < vocab)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--init: %s: vocab_size: %lld: the tokenizer has %lld ids", c->init,
+                           (long long)config->vocab, (long long)vocab);
+    config->mod.budgets = 0; /* calibrated for weights that will change */
+    if (model_flags_untouched(&c->shape))
+        return FATHOM_OK;
+    c->converts = true;
+    if (config->mod.router != MOD_ROUTER_NONE || config->experts.count > 0)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--init: %s: is routed already: --mod and its kin go with a plain model", c->init);
+    if (c->shape.experts)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--init: %s: a plain model's MLP cannot be made into --experts", c->init);
+    return model_flags_route(&c->shape, config, err);
+}
+
 /* Everything that can be wrong with the command line, before any work. */
 static fathom_status check_command(train_command *c, const tokenizer *tok, int argc, char **argv, options_result *parsed,
                                    model_config *config, fathom_error *err)
@@ -251,8 +301,11 @@ static fathom_status check_command(train_command *c, const tokenizer *tok, int a
     if (!(c->val_fraction >= 0 && c->val_fraction < 1))
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "--val-fraction: %g: must be in [0, 1)", c->val_fraction);
     TRY(train_options_check(&c->options, err));
-    if (found && model_flags_untouched(&c->shape))
+    c->resumed = found;
+    if (found && (c->init || model_flags_untouched(&c->shape)))
         return read_saved_shape(c->out, config, err);
+    if (c->init)
+        return read_init_shape(c, tokenizer_vocab(tok), config, err);
     return model_flags_build(&c->shape, tokenizer_vocab(tok), config, err);
 }
 
@@ -267,7 +320,7 @@ static int end_with(const train_command *c, const fathom_error *err)
 
 int command_train(int argc, char **argv)
 {
-    train_command c = {.val_fraction = 0.05, .seed = 1, .options = train_options_default(),
+    train_command c = {.val_fraction = 0.05, .seed = 1, .capacity_warmup = -1, .options = train_options_default(),
                        .shape = model_flags_default()};
     fathom_error err;
     options_result parsed;

@@ -44,6 +44,7 @@ static int put_layer(json_t *layers, const trace *t, const trace_layer *l)
         failed |= json_array_append_new(weights, number(l->weight[i]));
     }
     failed |= json_object_set_new(o, "layer", json_integer(l->layer));
+    failed |= json_object_set_new(o, "unit", json_string(l->part));
     failed |= json_object_set_new(o, "selected", selected);
     return failed | json_object_set_new(o, "weights", weights);
 }

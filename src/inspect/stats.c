@@ -41,7 +41,7 @@ static void count_layer(const trace *t, const trace_layer *from, float *room, la
             room[n++] = from->weight[i];
         agreed += (from->rule[i] > 0) == from->routed[i];
     }
-    *to = (layer_stats){.layer = from->layer, .routed_fraction = (double)n / (double)t->count,
+    *to = (layer_stats){.routed_fraction = (double)n / (double)t->count,
                         .rule_accuracy = t->scored ? (double)agreed / (double)t->count : NAN};
     qsort(room, (size_t)n, sizeof *room, ascending);
     for (int q = 0; q < WEIGHT_QUANTILES; q++)

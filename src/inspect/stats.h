@@ -20,7 +20,6 @@ typedef struct class_stats {
 enum { WEIGHT_QUANTILES = 5 }; /* 5, 25, 50, 75, 95 % */
 
 typedef struct layer_stats {
-    int64_t layer;
     double routed_fraction;
     double rule_accuracy; /* tokens on which the causal rule decides as top-k did; NaN unless the trace is of top-k */
     float weight[WEIGHT_QUANTILES]; /* of the routed tokens; NaN where there is none */

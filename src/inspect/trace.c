@@ -70,7 +70,8 @@ static fathom_status allocate(trace *t, const model_config *c, fathom_error *err
 static fathom_status check(const model_config *c, const int32_t *tokens, int64_t count, fathom_error *err)
 {
     if (model_skipping_stages(c) == 0)
-        return status_fail(err, FATHOM_INVALID_ARGUMENT, "a plain model routes nothing");
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, c->experts.count > 0 ? "every token goes through every block: experts alone"
+                                                                              : "a plain model routes nothing");
     if (count < 1)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "no tokens");
     for (int64_t i = 0; i < count; i++)

@@ -236,6 +236,23 @@ static fathom_status read_block_tensor(const model *m, const param_block *block,
     return status;
 }
 
+fathom_status model_read_common(model *m, const char *path, fathom_error *err)
+{
+    const param_block values = {"", m->store.values};
+    safetensors *file;
+    TRY(safetensors_open(path, &file, err));
+    fathom_status status = FATHOM_OK;
+    for (int64_t i = 0; i < m->list.count && status == FATHOM_OK; i++) {
+        const param_info *p = &m->list.items[i];
+        if (!strstr(p->name, ".mod.") || safetensors_find(file, p->name))
+            status = read_block_tensor(m, &values, p, file, err);
+    }
+    if (status == FATHOM_OK)
+        status = check_unread(m, &values, 1, file, err);
+    safetensors_close(file);
+    return status;
+}
+
 fathom_status model_read_blocks(const model *m, const param_block *blocks, int64_t count, const char *path,
                                 fathom_error *err)
 {

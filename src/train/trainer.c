@@ -36,7 +36,6 @@ struct trainer {
     evaluator evaluator;
     int32_t *tokens, *targets; /* [batch, T] */
     int64_t total;
-    double step_flops;
     progress at;
     double seconds[TIMED_STEPS]; /* ring of step times of this process */
     int64_t timed;
@@ -79,6 +78,7 @@ fathom_status train_options_check(const train_options *o, fathom_error *err)
         {"save-every", (double)o->save_every, o->save_every >= 0, "0 or above"},
         {"log-every", (double)o->log_every, o->log_every >= 0, "0 or above"},
         {"eval-tokens", (double)o->eval_tokens, o->eval_tokens >= 0, "0 or above"},
+        {"mod-capacity-warmup", (double)o->capacity_warmup, o->capacity_warmup >= 0, "0 or above"},
         {"flops", o->flops, isfinite(o->flops), "finite"},
         {"epochs", o->epochs, isfinite(o->epochs), "finite"},
     };
@@ -88,12 +88,35 @@ fathom_status train_options_check(const train_options *o, fathom_error *err)
     return FATHOM_OK;
 }
 
+double train_widening(const train_options *o, int64_t step)
+{
+    return step < o->capacity_warmup ? 1 - (double)step / (double)o->capacity_warmup : 0;
+}
+
+static double step_flops(const train_options *o, const model_config *c, int64_t step)
+{
+    return flops_train_widened(c, o->batch, c->seq_len, train_widening(o, step)) * (double)o->grad_accum;
+}
+
+/* Steps that come nearest to the budget. */
+static double steps_for_flops(const train_options *o, const model_config *c)
+{
+    double spent = 0;
+    int64_t step = 0;
+    for (double next; step < o->capacity_warmup; step++, spent += next) {
+        next = step_flops(o, c, step);
+        if (spent + next / 2 > o->flops)
+            return (double)step;
+    }
+    return (double)step + round((o->flops - spent) / step_flops(o, c, step));
+}
+
 int64_t train_total_steps(const train_options *o, const model_config *c, int64_t train_windows)
 {
     double steps = (double)o->steps;
     const double sequences = (double)(o->batch * o->grad_accum);
     if (o->flops > 0)
-        steps = round(o->flops / (flops_train(c, o->batch, c->seq_len) * (double)o->grad_accum));
+        steps = steps_for_flops(o, c);
     else if (o->epochs > 0)
         steps = ceil(o->epochs * (double)train_windows / sequences);
     return steps < 1 ? 1 : steps > 1e15 ? (int64_t)1e15 : (int64_t)steps;
@@ -118,6 +141,8 @@ double train_learning_rate(const train_options *o, int64_t step, int64_t total)
     X(min_lr, REAL) X(warmup, INTEGER) X(weight_decay, REAL) X(clip, REAL) X(beta1, REAL) X(beta2, REAL)              \
     X(epsilon, REAL) X(seed, INTEGER) X(eval_every, INTEGER) X(save_every, INTEGER) X(log_every, INTEGER)             \
     X(eval_tokens, INTEGER) X(bf16, INTEGER)
+/* Missing in files of runs that were begun before they existed. */
+#define LATER_OPTION_FIELDS(X) X(capacity_warmup, INTEGER)
 #define PROGRESS_FIELDS(X)                                                                                           \
     X(step, INTEGER) X(tokens, INTEGER) X(sequences, INTEGER) X(flops, REAL) X(skipped, INTEGER)                      \
     X(skipped_in_a_row, INTEGER) X(last_loss, REAL) X(best_loss, REAL)
@@ -130,6 +155,7 @@ static json_t *state_to_json(const trainer *t)
     json_t *options = json_object(), *state = json_object();
 #define PUT(name, kind) json_object_set_new(options, #name, MAKE_##kind(t->options.name));
     OPTION_FIELDS(PUT)
+    LATER_OPTION_FIELDS(PUT)
 #undef PUT
 #define PUT(name, kind) json_object_set_new(state, #name, MAKE_##kind(t->at.name));
     PROGRESS_FIELDS(PUT)
@@ -163,6 +189,14 @@ static fathom_status options_from_json(const json_t *state, const char *dir, tra
     if (!good)                                                       \
         return bad_state(dir, "options." #name, err);
     OPTION_FIELDS(GET)
+#undef GET
+#define GET(name, kind)                                                                   \
+    o->name = 0;                                                                          \
+    if (json_object_get(options, #name))                                                  \
+        o->name = READ_##kind(json_object_get(options, #name));                           \
+    if (!good)                                                                            \
+        return bad_state(dir, "options." #name, err);
+    LATER_OPTION_FIELDS(GET)
 #undef GET
     return FATHOM_OK;
 }
@@ -211,6 +245,7 @@ static fathom_status check_same_run(const trainer *t, const json_t *state, fatho
     if (saved.name != t->options.name)          \
         return differs(t->dir, #name, err);
     OPTION_FIELDS(COMPARE)
+    LATER_OPTION_FIELDS(COMPARE)
 #undef COMPARE
     const char *data = json_string_value(json_object_get(state, "data"));
     if (!data || strtoull(data, NULL, 16) != t->fingerprint)
@@ -278,19 +313,21 @@ static fathom_status open_run(trainer *t, bool resume_wanted, fathom_error *err)
 
 static workspace_kind workspace_kind_of(const train_options *o)
 {
-    return o->recompute ? WORKSPACE_RECOMPUTE : WORKSPACE_TRAIN;
+    return (o->recompute ? WORKSPACE_RECOMPUTE : WORKSPACE_TRAIN) | (o->capacity_warmup > 0 ? WORKSPACE_WIDE : 0);
 }
 
 static fathom_status prepare(trainer *t, const trainer_input *in, fathom_error *err)
 {
     const int64_t T = in->m->config.seq_len, batch = in->options->batch;
     TRY(train_options_check(in->options, err));
+    if (in->options->capacity_warmup > 0 && model_routed_stages(&in->m->config) == 0)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "mod-capacity-warmup: %lld: the model has no routed blocks",
+                           (long long)in->options->capacity_warmup);
     TRY(batcher_init(&t->train_batches, in->train, T, in->options->seed, "training data", err));
     t->has_heldout = in->heldout && in->heldout->count > 1;
     if (t->has_heldout)
         t->heldout_batches = (batcher){.tokens = in->heldout->tokens, .count = in->heldout->count, .T = T};
     t->total = train_total_steps(in->options, &in->m->config, t->train_batches.windows);
-    t->step_flops = flops_train(&in->m->config, batch, T) * (double)in->options->grad_accum;
     TRY(optimizer_init(&t->optimizer, in->m, err));
     in->m->bf16 = in->options->bf16 && in->m->kn.bf16(&in->m->kn);
     TRY(workspace_new(in->m, batch, T, workspace_kind_of(in->options), &t->ws, err));
@@ -393,7 +430,7 @@ static pass_result accumulate_gradients(trainer *t)
     for (int64_t a = 0; a < accum; a++) {
         batcher_train(&t->train_batches, t->at.sequences + a * batch, batch, t->tokens, t->targets);
         const train_input in = {.tokens = t->tokens, .targets = t->targets, .total_targets = batch * accum * T,
-                                .scale = 1 / (float)accum, .seed = t->options.seed,
+                                .scale = 1 / (float)accum, .seed = t->options.seed, .widen = train_widening(&t->options, t->at.step),
                                 .noise_counter = (uint64_t)(t->at.sequences + a * batch) * (uint64_t)T};
         const pass_result p = transformer_train(t->ws, &t->optimizer.grad_views, &in);
         total.loss_sum += p.loss_sum;
@@ -422,10 +459,10 @@ void trainer_step(trainer *t, train_step_info *info)
                          norm);
     else
         optimizer_skip(&t->optimizer, t->m);
+    t->at.flops += step_flops(o, &t->m->config, t->at.step);
     t->at.step++;
     t->at.sequences += o->batch * o->grad_accum;
     t->at.tokens += r.targets;
-    t->at.flops += t->step_flops;
     t->at.skipped += !good;
     t->at.skipped_in_a_row = good ? 0 : t->at.skipped_in_a_row + 1;
     if (good)

@@ -19,6 +19,7 @@ typedef struct train_options {
     double weight_decay, clip; /* clip: largest gradient norm; 0 = off */
     double beta1, beta2, epsilon;
     uint64_t seed;
+    int64_t capacity_warmup;   /* steps in which the capacity falls from 1 to the model's own, along a line; 0 = none */
     int64_t eval_every, save_every, log_every; /* steps; 0 = at the end only */
     int64_t eval_tokens;                       /* held-out tokens an evaluation reads; 0 = all */
     bool bf16;      /* products with inputs rounded to bfloat16, where the backend can; all else stays fp32 */
@@ -27,8 +28,11 @@ typedef struct train_options {
 
 train_options train_options_default(void);
 fathom_status train_options_check(const train_options *o, fathom_error *err);
-/* Steps that the budget buys: steps; flops / FLOPs of a step, rounded; or the steps of the epochs, rounded up. */
+/* Steps that the budget buys: steps; flops / FLOPs of a step, rounded (steps of the capacity's warm-up take more); or the steps of the
+ * epochs, rounded up. */
 int64_t train_total_steps(const train_options *o, const model_config *c, int64_t train_windows);
+/* How much of the way from the model's capacity to 1 a step goes: 1 in the first one of the warm-up, 0 after it. */
+double train_widening(const train_options *o, int64_t step);
 /* Learning rate of step `step` in [0, total): linear warm-up, then cosine to min_lr. */
 double train_learning_rate(const train_options *o, int64_t step, int64_t total);
 

@@ -1,0 +1,22 @@
+/* A trained plain model made into a Mixture-of-Depths model: its weights stay, and each new router starts where the gate is near 1
+ * for every token, so that with the capacity at 1 (a warm-up's first step) the model computes what the plain one did.
+ *
+ * The raw gate is g(r) = r, so w_r is the ridge solution of X w = 1 over the tokens of a text, X [n, d] the stream that the router
+ * reads:  w = (X^T X / n + lambda I)^-1 X^T 1 / n,  lambda 1e-4 of the mean diagonal. For the sigmoid gate X w = 4, g = 0.982. A gate of
+ * one, and stochastic routing, need nothing. */
+#ifndef FATHOM_TRAIN_CONVERSION_H
+#define FATHOM_TRAIN_CONVERSION_H
+
+#include "model/model.h"
+#include "text/corpus.h"
+
+/* The shape of *c, which must be plain, is routed; what else there is of it comes from `from`, the model's folder. Values of the
+ * routers are random from the seed; m is initialised here and the caller's. Refused: a model that has routers or experts already,
+ * experts to be made. */
+fathom_status conversion_load(model *m, const model_config *c, const char *from, const kernels *kn, uint64_t seed, fathom_error *err);
+/* Starts the routers from up to `tokens` tokens of text, as many windows at a time as `batch`. mean, deviation: of the logits that
+ * they then give, over all routers; NaN where there is none to start. */
+fathom_status conversion_start_routers(model *m, const corpus_part *text, int64_t tokens, int64_t batch, double *mean, double *deviation,
+                                       fathom_error *err);
+
+#endif
