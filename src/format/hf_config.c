@@ -196,16 +196,15 @@ static int64_t routed_stages(const model_config *c, const int64_t *layers, int64
     return n;
 }
 
-/* One number for all, or a list with one for each of the routed layers, into those of stages that they have. */
-static fathom_status read_per_layer(const json_fields *mod, const char *name, const int64_t *stages, int64_t count, int64_t layers,
-                                    float *per_stage, fathom_error *err)
+/* One number for all, or a list of `values`, for each routed layer or for each of its stages, into the stages. */
+static fathom_status read_per_layer(const json_fields *mod, const char *name, const int64_t *stages, int64_t count, int64_t values,
+                                    const char *message, float *per_stage, fathom_error *err)
 {
     const json_t *value = json_object_get(mod->object, name);
-    if (json_is_array(value) && json_array_size(value) != (size_t)layers)
-        return json_field_refuse(mod, name, FATHOM_FORMAT, layers == count ? "expected one number for each of mod.layers"
-                                                                          : "expected one number for each router of mod.layers", err);
+    if (json_is_array(value) && json_array_size(value) != (size_t)values)
+        return json_field_refuse(mod, name, FATHOM_FORMAT, message, err);
     for (int64_t i = 0; i < count; i++) {
-        const json_t *element = json_is_array(value) ? json_array_get(value, (size_t)(i * layers / count)) : value;
+        const json_t *element = json_is_array(value) ? json_array_get(value, (size_t)(i * values / count)) : value;
         TRY(json_value_float(mod, name, element, &per_stage[stages[i]], err));
     }
     return FATHOM_OK;
@@ -269,12 +268,12 @@ static fathom_status read_mod(const json_fields *f, model_config *c, fathom_erro
     TRY(read_layers(&mod, c->layers, layers, &count, err));
     const int64_t layer_count = count;
     count = routed_stages(c, layers, layer_count, routed);
-    TRY(read_per_layer(&mod, "capacity", routed, count, layer_count, c->mod.capacity, err));
+    TRY(read_per_layer(&mod, "capacity", routed, count, layer_count, "expected one number for each of mod.layers", c->mod.capacity, err));
     for (int64_t i = 0; i < count; i++) /* 0 would make a plain layer of it without a word */
         if (c->mod.capacity[routed[i]] == 0)
             return json_field_refuse(&mod, "capacity", FATHOM_FORMAT, "not in (0, 1]", err);
     if (json_field_has(&mod, "threshold"))
-        TRY(read_per_layer(&mod, "threshold", routed, count, count, c->mod.threshold, err));
+        TRY(read_per_layer(&mod, "threshold", routed, count, count, "expected one number for each router of mod.layers", c->mod.threshold, err));
     return json_field_has(&mod, "calibration") ? read_calibration(&mod, routed, count, c, err) : FATHOM_OK;
 }
 

@@ -16,6 +16,7 @@
 #include "base/file.h"
 #include "base/rng.h"
 #include "format/hf_config.h"
+#include "model/tiny.h"
 #include "format/json.h"
 
 static char folder[256], path[300];
@@ -63,7 +64,17 @@ static void assert_same(const model_config *a, const model_config *b)
     assert_int_equal(a->mod.causal, b->mod.causal);
     assert_same_bits(a->mod.aux_weight, b->mod.aux_weight);
     assert_int_equal(a->mod.predictor_hidden, b->mod.predictor_hidden);
-    for (int l = 0; l < MODEL_MAX_LAYERS; l++) {
+    assert_int_equal(a->mod.unit, b->mod.unit);
+    assert_int_equal(a->mod.dense_kv, b->mod.dense_kv);
+    assert_int_equal(a->experts.count, b->experts.count);
+    assert_int_equal(a->experts.per_token, b->experts.per_token);
+    assert_int_equal(a->experts.router, b->experts.router);
+    assert_int_equal(a->experts.mode, b->experts.mode);
+    assert_int_equal(a->experts.no_ops, b->experts.no_ops);
+    assert_int_equal(a->experts.predictor_hidden, b->experts.predictor_hidden);
+    assert_same_bits(a->experts.balance_weight, b->experts.balance_weight);
+    assert_true(model_config_equal(a, b));
+    for (int l = 0; l < MODEL_MAX_STAGES; l++) {
         assert_same_bits(a->mod.capacity[l], b->mod.capacity[l]);
         assert_same_bits(a->mod.threshold[l], b->mod.threshold[l]);
     }
@@ -142,6 +153,12 @@ static void test_round_trip(void **state)
     (void)state;
     model_config c = model_config_default();
     round_trip(&c);
+    for (int i = 0; i < TINY_VARIANTS; i++) {
+        c = tiny_variant_config(&tiny_variants[i]);
+        for (int64_t s = 0; s < model_stages(&c); s++)
+            c.mod.threshold[s] = model_stage_routed(&c, s) ? 0.25f + (float)s : 0;
+        round_trip(&c);
+    }
     for (int i = 0; i < 100; i++) {
         c = random_config();
         round_trip(&c);
@@ -489,6 +506,25 @@ static void test_wrong_values(void **state)
     malformed(TOPK("[1,3]", "0.5", ",\"causal\":\"noise\""), "mod.causal", "noise");
     malformed(MOD(",\"router\":\"topk\""), "mod.predictor_hidden", "0");
     malformed(MOD(",\"router\":\"none\""), "mod.capacity", "none");
+    malformed(TOPK("[1,3]", "[0.5,1]", ",\"unit\":\"attn+mlp\",\"threshold\":[0,0]"), "mod.threshold", "each router");
+    malformed(TOPK("[1,3]", "[0.5,1,1,1]", ",\"unit\":\"attn+mlp\""), "mod.capacity", "each");
+    unsupported(TOPK("[1,3]", "0.5", ",\"unit\":\"head\""), "mod.unit", "head");
+    malformed(TOPK("[1,3]", "0.5", ",\"unit\":\"mlp\",\"route_kv\":false"), "mod.route_kv", "mlp");
+    malformed(TOPK("[1,3]", "0.5", ",\"route_kv\":0"), "mod.route_kv", "0 (an integer)");
+#define MIXTURE(E, K, experts, more) \
+    "{\"architectures\":[\"FathomForCausalLM\"]," SIZES ",\"num_local_experts\":" E ",\"num_experts_per_tok\":" K ",\"experts\":{" experts "}" more "}"
+#define TOKENS_CHOOSE "\"router\":\"token-choice\",\"mode\":\"staged\""
+    read_ok(MIXTURE("4", "2", TOKENS_CHOOSE, ""));
+    malformed(MIXTURE("4", "5", TOKENS_CHOOSE, ""), "num_experts_per_tok", "5 is not in [1, 4]");
+    malformed(MIXTURE("4", "0", TOKENS_CHOOSE, ""), "num_experts_per_tok", "0");
+    malformed(MIXTURE("-1", "1", TOKENS_CHOOSE, ""), "num_local_experts", "-1");
+    malformed(MIXTURE("9223372036854775807", "1", TOKENS_CHOOSE, ""), "num_local_experts", "9223372036854775807");
+    malformed(MIXTURE("4", "2", TOKENS_CHOOSE, ",\"router_aux_loss_coef\":-1"), "router_aux_loss_coef", "-1");
+    unsupported(MIXTURE("4", "2", "\"router\":\"all\",\"mode\":\"staged\"", ""), "experts.router", "all");
+    malformed(MIXTURE("4", "2", "\"router\":\"token-choice\"", ""), "experts.mode", "missing");
+    malformed(MIXTURE("4", "2", "\"router\":\"expert-choice\",\"mode\":\"staged\"", ""), "experts.predictor_hidden", "0");
+    malformed(MIXTURE("4", "2", "\"router\":\"token-choice\",\"mode\":\"integrated\",\"no_ops\":1", ""), "experts.mode", "none");
+    unsupported(LLAMA(",\"num_local_experts\":4"), "num_local_experts", "not supported");
     malformed("{\"architectures\":[\"FathomForCausalLM\"],\"vocab_size\":9,\"hidden_size\":64,\"num_hidden_layers\":999,"
               "\"num_attention_heads\":8,\"intermediate_size\":9,\"max_position_embeddings\":9,"
               "\"mod\":{\"router\":\"topk\",\"layers\":[500],\"capacity\":0.5}}",

@@ -18,15 +18,6 @@ static fathom_model make(int kind)
     return owner;
 }
 
-static int named(const char *name)
-{
-    for (int i = 0; i < TINY_VARIANTS; i++)
-        if (strcmp(tiny_variants[i].name, name) == 0)
-            return i;
-    fail_msg("no variant %s", name);
-    return 0;
-}
-
 static void release(fathom_model *owner)
 {
     tokenizer_free(owner->tok);
@@ -132,7 +123,7 @@ static void the_future_changes_nothing(void **state)
 static void the_cache_holds_routed_tokens(void **state)
 {
     (void)state;
-    fathom_model owner = make(named("raw"));
+    fathom_model owner = make(tiny_variant_named("raw"));
     int32_t tokens[T];
     tiny_tokens(tokens, T, 37, 3);
     fathom_session *s = start(&owner);

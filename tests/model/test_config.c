@@ -55,6 +55,11 @@ static void test_names(void **state)
         assert_true(mod_causal_parse(mod_causal_name((mod_causal)i), &c));
         assert_int_equal(c, i);
     }
+    for (int i = 0; i < MOD_UNIT_COUNT; i++) {
+        mod_unit u;
+        assert_true(mod_unit_parse(mod_unit_name((mod_unit)i), &u));
+        assert_int_equal(u, i);
+    }
     mod_router r = MOD_ROUTER_TOPK;
     mod_gate g;
     mod_causal c;
@@ -244,6 +249,99 @@ static void test_mod(void **state)
     expect_refused(&c, "mod.causal", "99");
 }
 
+static model_config mixture(expert_router router)
+{
+    model_config c = routed();
+    c.experts.count = 4;
+    c.experts.per_token = 2;
+    c.experts.router = router;
+    c.experts.predictor_hidden = router == EXPERT_ROUTER_EXPERT_CHOICE ? 8 : 0;
+    return c;
+}
+
+static void test_experts(void **state)
+{
+    (void)state;
+    model_config c = mixture(EXPERT_ROUTER_EXPERT_CHOICE);
+    expect_ok(&c);
+    assert_int_equal(model_expert_tokens(&c, 1, 10), 5);
+    assert_int_equal(model_expert_tokens(&c, 1, 1), 1); /* 0.5 rounded up, and at least one */
+    assert_int_equal(model_expert_rows(&c, 1, 3, 10), 3 * 4 * 5);
+    c.experts.per_token = 5;
+    expect_refused(&c, "num_experts_per_tok", "5");
+    c = mixture(EXPERT_ROUTER_EXPERT_CHOICE);
+    c.experts.predictor_hidden = 0;
+    expect_refused(&c, "experts.predictor_hidden", "0");
+    c = mixture(EXPERT_ROUTER_EXPERT_CHOICE);
+    c.mod.router = MOD_ROUTER_TOKEN_CHOICE;
+    c.mod.causal = MOD_CAUSAL_CHOICE;
+    expect_refused(&c, "experts.router", "token-choice");
+    c = mixture(EXPERT_ROUTER_TOKEN_CHOICE);
+    expect_ok(&c);
+    assert_int_equal(model_expert_rows(&c, 1, 3, 10), 60);
+    c.experts.balance_weight = NAN;
+    expect_refused(&c, "router_aux_loss_coef", "nan");
+    c = mixture(EXPERT_ROUTER_TOKEN_CHOICE);
+    c.experts.count = MODEL_MAX_EXPERTS + 1;
+    expect_refused(&c, "num_local_experts", "257");
+    /* integrated: one router, which must be described once */
+    c = mixture(EXPERT_ROUTER_EXPERT_CHOICE);
+    c.experts.mode = EXPERT_MODE_INTEGRATED;
+    expect_refused(&c, "experts.no_ops", "0");
+    c.experts.no_ops = 2;
+    expect_ok(&c);
+    assert_int_equal(model_routed_stages(&c), 0);
+    assert_int_equal(model_skipping_stages(&c), 4);
+    assert_int_equal(model_layer_no_ops(&c, 1), 2);
+    assert_int_equal(model_layer_no_ops(&c, 2), 0);
+    assert_int_equal(model_expert_tokens(&c, 1, 64), 4); /* 0.125 x 2 x 64 / 4 */
+    assert_false(model_causal_as_trained(&c));
+    c.mod.unit = MOD_UNIT_MLP;
+    expect_refused(&c, "mod.unit", "integrated");
+    c.mod.unit = MOD_UNIT_BLOCK;
+    c.mod.causal = MOD_CAUSAL_AUX;
+    expect_refused(&c, "mod.causal", "aux");
+    c.mod.causal = MOD_CAUSAL_PREDICTOR;
+    c.experts.router = EXPERT_ROUTER_TOKEN_CHOICE;
+    expect_refused(&c, "experts.mode", "topk");
+    c.experts.count = 0;
+    expect_refused(&c, "experts.mode", "num_local_experts");
+    c = model_config_default();
+    c.experts.count = 4;
+    c.experts.per_token = 1;
+    expect_ok(&c);
+    assert_true(model_causal_as_trained(&c));
+    c.experts.mode = EXPERT_MODE_INTEGRATED;
+    expect_refused(&c, "experts.mode", "none");
+}
+
+static void test_units(void **state)
+{
+    (void)state;
+    model_config c = routed();
+    c.mod.unit = MOD_UNIT_BOTH;
+    assert_int_equal(model_stages(&c), 16);
+    assert_true(model_stage_at(&c, 6).attention && !model_stage_at(&c, 6).mlp && model_stage_at(&c, 7).mlp);
+    assert_int_equal(model_stage_at(&c, 7).layer, 3);
+    c.mod.router = MOD_ROUTER_NONE; /* a plain model is whole, whatever else is said */
+    assert_int_equal(model_stages(&c), 8);
+    c = routed();
+    c.mod.unit = MOD_UNIT_COUNT;
+    expect_refused(&c, "mod.unit", "4");
+    c.mod.unit = MOD_UNIT_MLP;
+    c.mod.dense_kv = true;
+    expect_refused(&c, "mod.route_kv", "mlp");
+}
+
+static void test_widening(void **state)
+{
+    (void)state;
+    model_config c = routed();
+    assert_int_equal(model_widened_tokens(&c, 1, 256, 0), 32);
+    assert_int_equal(model_widened_tokens(&c, 1, 256, 0.5), 144);
+    assert_int_equal(model_widened_tokens(&c, 1, 256, 1), 256);
+}
+
 static void test_routed_tokens(void **state)
 {
     (void)state;
@@ -273,7 +371,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_names),        cmocka_unit_test(test_default), cmocka_unit_test(test_bounds),
         cmocka_unit_test(test_heads),        cmocka_unit_test(test_numbers), cmocka_unit_test(test_set_head_dim),
-        cmocka_unit_test(test_routed_tokens), cmocka_unit_test(test_mod),
+        cmocka_unit_test(test_routed_tokens), cmocka_unit_test(test_experts), cmocka_unit_test(test_units),
+        cmocka_unit_test(test_widening), cmocka_unit_test(test_mod),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

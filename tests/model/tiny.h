@@ -126,6 +126,15 @@ static inline model_config tiny_variant_config(const tiny_variant *v)
     return c;
 }
 
+static inline int tiny_variant_named(const char *name)
+{
+    for (int i = 0; i < TINY_VARIANTS; i++)
+        if (strcmp(tiny_variants[i].name, name) == 0)
+            return i;
+    fail_msg("no variant %s", name);
+    return 0;
+}
+
 /* Values of a deviation that makes every part of the model count; a predictor that routes about a third. */
 static inline void tiny_fill(model *m, uint64_t seed)
 {

@@ -16,19 +16,21 @@ enum { T = 23, TOKENS = 40000, COUNT = 5 };
 static const double budgets[COUNT] = {0.03, 0.06, 0.125, 0.25, 0.5};
 static int32_t text[TOKENS];
 
-static const struct {
-    mod_router router;
-    mod_gate gate;
-    mod_causal causal;
-} kinds[] = {{MOD_ROUTER_TOPK, MOD_GATE_RAW, MOD_CAUSAL_PREDICTOR},
-             {MOD_ROUTER_TOPK, MOD_GATE_SIGMOID, MOD_CAUSAL_AUX},
-             {MOD_ROUTER_STOCHASTIC, MOD_GATE_ONE, MOD_CAUSAL_NOISE},
-             {MOD_ROUTER_TOKEN_CHOICE, MOD_GATE_RAW, MOD_CAUSAL_CHOICE}};
+/* A variant of each way to have thresholds: rules, units, dense keys, experts inside. */
+static const char *const kinds[] = {"raw", "sigmoid-aux", "stochastic", "token-choice", "attn+mlp", "dense-kv", "mode-staged-choice"};
 enum { KINDS = sizeof kinds / sizeof *kinds };
+
+static int64_t first_routed(const model_config *c)
+{
+    int64_t s = 0;
+    while (!model_stage_routed(c, s))
+        s++;
+    return s;
+}
 
 static fathom_model calibrated(int kind, calibration_point points[COUNT])
 {
-    const model_config c = tiny_config(kinds[kind].router, kinds[kind].gate, kinds[kind].causal);
+    const model_config c = tiny_variant_config(&tiny_variants[tiny_variant_named(kinds[kind])]);
     fathom_model owner = {.m = tiny_model(&c, 31 + (uint64_t)kind)};
     const corpus_part part = {.tokens = text, .count = TOKENS, .bytes = TOKENS};
     const calibrate_input in = {.text = &part, .tokens = TOKENS / 2, .batch = 16, .budgets = budgets, .count = COUNT};
@@ -72,8 +74,8 @@ static void shares_are_as_asked(void **state)
             workspace_set_thresholds(e.ws, threshold);
             const evaluation measured = evaluator_run(&e, &b, ROUTING_CAUSAL, 0);
             assert_true(fabs(measured.routed_fraction / asked[i] - 1) < 0.1);
-            assert_true(threshold[1] < previous);
-            previous = threshold[1];
+            assert_true(threshold[first_routed(&owner.m.config)] < previous);
+            previous = threshold[first_routed(&owner.m.config)];
         }
         evaluator_free(&e);
         model_free(&owner.m);
@@ -197,6 +199,12 @@ static void what_cannot_be_is_refused(void **state)
     model_free(&plain);
     c = tiny_config(MOD_ROUTER_TOPK, MOD_GATE_RAW, MOD_CAUSAL_PREDICTOR);
     refused(&c, 0.1, "calibrate");
+    c = tiny_variant_config(&tiny_variants[tiny_variant_named("mode-integrated")]);
+    refused(&c, 0.1, "integrated");
+    model integrated = tiny_model(&c, 1);
+    assert_int_equal(calibrate(&integrated, &in, points, &err), FATHOM_INVALID_ARGUMENT);
+    assert_non_null(strstr(err.message, "integrated"));
+    model_free(&integrated);
     fathom_model owner = calibrated(0, points);
     refused(&owner.m.config, 0.02, "0.03");
     refused(&owner.m.config, 0.51, "0.5");
