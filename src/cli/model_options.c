@@ -219,6 +219,8 @@ static fathom_status build_mod(const model_flags *f, model_config *c, fathom_err
         return unknown("mod-gate", f->mod_gate, "raw, sigmoid, one", err);
     if (!mod_causal_parse(f->mod_causal ? f->mod_causal : stochastic ? "noise" : choice ? "choice" : "predictor", &c->mod.causal))
         return unknown("mod-causal", f->mod_causal, "predictor, aux", err);
+    if (c->mod.router == MOD_ROUTER_NONE && (f->mod_unit || f->mod_route_kv))
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--%s: needs --mod", f->mod_unit ? "mod-unit" : "mod-route-kv");
     if (c->mod.router == MOD_ROUTER_NONE)
         return FATHOM_OK;
     TRY(build_unit(f, c, err));

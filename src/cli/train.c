@@ -285,28 +285,36 @@ static fathom_status read_init_shape(train_command *c, int64_t vocab, model_conf
     return model_flags_route(&c->shape, config, err);
 }
 
+/* The shape of what will be trained: of the run that goes on, of --init's model, or as the options say. */
+static fathom_status choose_shape(train_command *c, const tokenizer *tok, model_config *config, fathom_error *err)
+{
+    if (c->resumed && (c->init || model_flags_untouched(&c->shape)))
+        return read_saved_shape(c->out, config, err);
+    if (c->init)
+        return read_init_shape(c, tokenizer_vocab(tok), config, err);
+    return model_flags_build(&c->shape, tokenizer_vocab(tok), config, err);
+}
+
 /* Everything that can be wrong with the command line, before any work. */
 static fathom_status check_command(train_command *c, const tokenizer *tok, int argc, char **argv, options_result *parsed,
                                    model_config *config, fathom_error *err)
 {
-    bool found = false;
     if (!c->out)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "--out: needed: the run directory");
     if (c->threads < 0 || c->threads > 4096)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "--threads: %lld: must be 0 (all) to 4096", (long long)c->threads);
     if (c->resume)
-        TRY(adopt_saved(c, argc, argv, parsed, &found, err));
+        TRY(adopt_saved(c, argc, argv, parsed, &c->resumed, err));
     if (c->data.count == 0)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "--data: needed: text files, folders or token shards");
     if (!(c->val_fraction >= 0 && c->val_fraction < 1))
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "--val-fraction: %g: must be in [0, 1)", c->val_fraction);
     TRY(train_options_check(&c->options, err));
-    c->resumed = found;
-    if (found && (c->init || model_flags_untouched(&c->shape)))
-        return read_saved_shape(c->out, config, err);
-    if (c->init)
-        return read_init_shape(c, tokenizer_vocab(tok), config, err);
-    return model_flags_build(&c->shape, tokenizer_vocab(tok), config, err);
+    TRY(choose_shape(c, tok, config, err));
+    if (c->options.capacity_warmup > 0 && model_routed_stages(config) == 0)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--mod-capacity-warmup: %lld: the model has no routed blocks",
+                           (long long)c->options.capacity_warmup);
+    return FATHOM_OK;
 }
 
 /* After a live line was left open by an error. */

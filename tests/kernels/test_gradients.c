@@ -395,6 +395,72 @@ static void bce_case(const kernels *kn, int64_t n, int64_t d)
     free(odd);
 }
 
+/* Softmax over the first of [E, n]. The shift is the gradient of sum_e shift_e p_e added to what comes from outside. */
+typedef struct expert_shape {
+    int64_t E, n;
+    const float *shift;
+} expert_shape;
+
+static void expert_reference(const operation *op, double *out)
+{
+    const expert_shape *s = op->shape;
+    out[s->E * s->n] = 0;
+    for (int64_t i = 0; i < s->n; i++) {
+        double sum = 0;
+        for (int64_t e = 0; e < s->E; e++)
+            sum += out[e * s->n + i] = exp(op->in[0].x[e * s->n + i]);
+        for (int64_t e = 0; e < s->E; e++) {
+            out[e * s->n + i] /= sum;
+            out[s->E * s->n] += (double)s->shift[e] * out[e * s->n + i];
+        }
+    }
+}
+
+static void expert_case(const kernels *kn, int64_t E, int64_t n)
+{
+    const int64_t pairs = E * n;
+    float *shift = buffer(E), *dp = buffer(pairs), *p;
+    for (int64_t e = 0; e < E; e++)
+        shift[e] = (float)normal();
+    const expert_shape s = {E, n, shift};
+    operation op = make("expert_softmax", expert_reference, &s, pairs + 1, (int64_t[INPUTS]){pairs});
+    p = op.out;
+    op.weight[pairs] = 1;
+    memcpy(p, op.in[0].values, (size_t)pairs * sizeof *p);
+    kn->expert_softmax(kn, p, E, n);
+    memcpy(op.in[0].gradient, op.weight, (size_t)pairs * sizeof *p);
+    kn->expert_softmax_backward(kn, op.in[0].gradient, p, shift, E, n);
+    double balance = 0;
+    for (int64_t i = 0; i < pairs; i++)
+        balance += (double)shift[i / n] * (double)p[i];
+    p[pairs] = (float)balance;
+    /* the K largest of each token, ties to the lower expert */
+    const int64_t K = pick(1, E);
+    float *chosen = buffer(pairs);
+    int64_t *count = calloc((size_t)E, sizeof *count), *seen = calloc((size_t)E, sizeof *seen);
+    memcpy(dp, p, (size_t)pairs * sizeof *dp);
+    for (int64_t i = 0; i < pairs; i++)
+        if (uniform() < 0.3)
+            dp[i] = 0.25f; /* ties */
+    kn->expert_choose(kn, chosen, count, dp, E, n, K);
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t e = 0; e < E; e++) {
+            int64_t before = 0;
+            for (int64_t o = 0; o < E; o++)
+                before += dp[o * n + i] > dp[e * n + i] || (dp[o * n + i] == dp[e * n + i] && o < e);
+            assert_true(chosen[e * n + i] == (before < K ? dp[e * n + i] : -1));
+            seen[e] += before < K;
+        }
+    for (int64_t e = 0; e < E; e++)
+        assert_int_equal(count[e], seen[e]);
+    release(chosen, pairs);
+    release(dp, pairs);
+    release(shift, E);
+    free(count);
+    free(seen);
+    check(&op, kn->name, 0);
+}
+
 static void embed_reference(const operation *op, double *out)
 {
     const row_shape *s = op->shape;
@@ -757,6 +823,9 @@ static void special_values(void **state)
         assert_true(isnan(out[30])); /* the last query sees the key that is NaN */
         kn->cross_entropy(kn, loss_out, x, target, 0, 2, 20);
         assert_true(isnan(loss_out[0]) && !isnan(loss_out[1]));
+        memcpy(out, x, sizeof out);
+        kn->expert_softmax(kn, out, 4, 10); /* of token 5 */
+        assert_true(isnan(out[5]) && isnan(out[35]) && out[4] == 0.25f);
         assert_true(isnan(kn->sum_squares(kn, x, 40)) && isnan(kn->sum(kn, x, 40)));
         x[5] = 1e4f;
         x[6] = -1e4f;
@@ -796,6 +865,7 @@ SHAPES(scatter)
 SHAPES(cross_entropy)
 SHAPES(bce)
 SHAPES(embed)
+SHAPES(expert)
 
 int main(void)
 {
@@ -805,7 +875,7 @@ int main(void)
         cmocka_unit_test(bce_cases),     cmocka_unit_test(embed_cases),         cmocka_unit_test(attention_cases),
         cmocka_unit_test(gemm_cases),    cmocka_unit_test(rope_cases),          cmocka_unit_test(topk_cases),
         cmocka_unit_test(adamw_cases),   cmocka_unit_test(special_values),      cmocka_unit_test(tables_are_complete),
-        cmocka_unit_test(balance_cases),
+        cmocka_unit_test(balance_cases), cmocka_unit_test(expert_cases),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
