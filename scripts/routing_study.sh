@@ -61,9 +61,32 @@ run_all() {
 }
 
 lines() {
-    for lr in 1.5e-3 6e-3; do # is 3e-3 good for all of them?
+    for lr in 1.5e-3 3e-3 6e-3; do # is 2e-3 good for all of them?
         variants | grep -E '^(plain|topk|stochastic|moe-tokens)\|' | sed "s/|/|1|$lr|/"
     done
-    for seed in $seeds; do variants | sed "s/|/|$seed|3e-3|/"; done
+    for seed in $seeds; do variants | sed "s/|/|$seed|2e-3|/"; done
 }
 lines | run_all
+
+# Mean and standard deviation over the seeds; the best first.
+value() { sed -n "s/.*\"$2\": *\([0-9.e+-]*\).*/\1/p" "$1"; }
+echo "| variant | steps | parameters | loss as trained | causal loss |"
+echo "| --- | --- | --- | --- | --- |"
+variants | while IFS='|' read -r name options; do
+    for seed in $seeds; do
+        run=$out/$name-$seed-2e-3.json
+        [ -s "$run" ] && echo "$name $(value "$run" steps) $(value "$run" params) $(value "$run" eval_loss) $(value "$run" eval_loss_causal)"
+    done
+done | awk '
+    { n[$1]++; steps[$1] = $2; params[$1] = $3; a[$1] += $4; aa[$1] += $4 * $4; b[$1] += $5; bb[$1] += $5 * $5 }
+    function spread(s, ss, k) { return k > 1 ? sqrt((ss - s * s / k > 0 ? ss - s * s / k : 0) / (k - 1)) : 0 }
+    END {
+        for (v in n)
+            printf "%.6f | %s | %d | %.2f M | %.4f ± %.4f | %.4f ± %.4f |\n", a[v] / n[v], v, steps[v], params[v] / 1e6, a[v] / n[v],
+                spread(a[v], aa[v], n[v]), b[v] / n[v], spread(b[v], bb[v], n[v])
+    }' | sort -n | cut -d' ' -f2-
+echo
+echo "Losses of seed 1 at other learning rates:"
+for run in "$out"/*-1-1.5e-3.json "$out"/*-1-3e-3.json "$out"/*-1-6e-3.json; do
+    [ -s "$run" ] && echo "$(basename "$run" .json): $(value "$run" eval_loss)"
+done

@@ -130,6 +130,47 @@ static void refused(void **state)
     model_free(&m);
 }
 
+/* Every variant's trace agrees with what its pass counts; two routers of a layer are told apart; experts alone have nothing to show. */
+static void every_variant_is_seen(void **state)
+{
+    (void)state;
+    for (int i = 0; i < TINY_VARIANTS; i++) {
+        const model_config c = tiny_variant_config(&tiny_variants[i]);
+        model m = tiny_model(&c, 17);
+        trace t;
+        fathom_error err;
+        tiny_tokens(tokens, COUNT, c.vocab, 3);
+        const fathom_status status = trace_run(&m, ROUTING_CAUSAL, NULL, tokens, T, &t, &err);
+        if (model_skipping_stages(&c) == 0) {
+            assert_int_equal(status, FATHOM_INVALID_ARGUMENT);
+            assert_non_null(strstr(err.message, c.experts.count > 0 ? "experts alone" : "plain"));
+            model_free(&m);
+            continue;
+        }
+        assert_int_equal(status, FATHOM_OK);
+        assert_int_equal(t.layers, model_skipping_stages(&c));
+        workspace *ws;
+        assert_int_equal(workspace_new(&m, 1, T, WORKSPACE_FORWARD, &ws, &err), FATHOM_OK);
+        int32_t none[T];
+        memset(none, -1, sizeof none);
+        const int64_t passed = transformer_loss(ws, ROUTING_CAUSAL, false, 1, T, tokens, none).routed;
+        int64_t seen = 0;
+        for (int64_t l = 0; l < t.layers; l++) {
+            const model_stage at = model_stage_at(&c, t.layer[l].stage);
+            assert_int_equal(t.layer[l].layer, at.layer);
+            assert_string_equal(t.layer[l].part, c.mod.unit == MOD_UNIT_BLOCK ? "" : at.attention ? "attn" : "mlp");
+            seen += t.layer[l].selected;
+            for (int64_t k = 0; k < T && c.experts.mode == EXPERT_MODE_INTEGRATED; k++)
+                assert_int_equal(t.layer[l].routed[k], t.layer[l].weight[k] > 0);
+        }
+        /* of integrated experts the pass counts (token, expert) pairs, of which a token may be several */
+        assert_true(c.experts.mode == EXPERT_MODE_INTEGRATED ? seen > 0 && seen <= passed : seen == passed);
+        workspace_free(ws);
+        trace_free(&t);
+        model_free(&m);
+    }
+}
+
 static void classes_of_tokens(void **state)
 {
     (void)state;
@@ -196,7 +237,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(topk_chooses_the_largest), cmocka_unit_test(causal_follows_the_rule),
         cmocka_unit_test(losses_are_the_models), cmocka_unit_test(refused),
-        cmocka_unit_test(classes_of_tokens),     cmocka_unit_test(statistics_add_up),
+        cmocka_unit_test(classes_of_tokens), cmocka_unit_test(every_variant_is_seen),     cmocka_unit_test(statistics_add_up),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
