@@ -1,92 +1,102 @@
 #!/bin/sh
-# Every routing scheme at equal training FLOPs, three seeds each: docs/routing.md's table. Two runs at a time, one thread each; what is
-# done is kept, so that the script can be stopped and run again. routing_study.sh BINARY DATA [OUT]
+# Every routing scheme at equal training FLOPs: docs/routing.md's table. Each variant is trained from seed 1 at every learning rate of
+# the list, then from the other seeds at the one that gave it the lowest held-out loss. Two runs at a time, one thread each; what is done
+# is kept, so that the script can be stopped and run again. routing_study.sh BINARY DATA [OUT]
 set -eu
 fathom=$1 data=$2
 out=${3:-routing-study}
-flops=${STUDY_FLOPS:-1.6e13}
-seeds=${STUDY_SEEDS:-1 2 3}
-common="--layers 8 --seq-len 256 --batch 16 --flops $flops --eval-tokens 0 --threads 1"
+flops=${STUDY_FLOPS:-6e12}
+seeds=${STUDY_SEEDS:-2 3}
+rates=${STUDY_RATES:-2e-3 4e-3}
+common="--layers 8 --seq-len 256 --batch 8 --flops $flops --eval-tokens 0 --threads 1"
 experts="--experts 4 --experts-per-token 1"
 
 mkdir -p "$out"
-# NAME|OPTIONS; the first word of NAME names the row's files
+# NAME|OPTIONS
 variants() {
     cat <<EOF
-plain|--dim 128
-plain-96|--dim 96 --heads 3
-topk|--dim 128 --mod topk
-stochastic|--dim 128 --mod stochastic
-token-choice|--dim 128 --mod token-choice
-moe-tokens|--dim 128 $experts --expert-router token-choice
-moe-experts|--dim 128 $experts --expert-router expert-choice
-staged-experts|--dim 128 $experts --mod topk --expert-router expert-choice
-staged-tokens|--dim 128 $experts --mod topk --expert-router token-choice
-integrated-experts|--dim 128 $experts --mod topk --mode integrated
-integrated-tokens|--dim 128 $experts --mod token-choice --mode integrated
-every-block|--dim 128 --mod topk --mod-every 1
-attn|--dim 128 --mod topk --mod-unit attn
-mlp|--dim 128 --mod topk --mod-unit mlp
-attn+mlp|--dim 128 --mod topk --mod-unit attn+mlp
-route-kv-no|--dim 128 --mod topk --mod-route-kv no
-aux|--dim 128 --mod topk --mod-causal aux
-sigmoid|--dim 128 --mod topk --mod-gate sigmoid
-capacity-0.5|--dim 128 --mod topk --mod-capacity 0.5
-schedule|--dim 128 --mod topk --mod-capacity-schedule linear --mod-capacity 0.2,0.05
-warmup|--dim 128 --mod topk --mod-capacity-warmup 120
+plain|--dim 64
+plain-48|--dim 48 --heads 2
+topk|--dim 64 --mod topk
+stochastic|--dim 64 --mod stochastic
+token-choice|--dim 64 --mod token-choice
+every-block|--dim 64 --mod topk --mod-every 1
+moe-tokens|--dim 64 $experts --expert-router token-choice
+moe-experts|--dim 64 $experts --expert-router expert-choice
+staged-experts|--dim 64 $experts --mod topk --expert-router expert-choice
+staged-tokens|--dim 64 $experts --mod topk --expert-router token-choice
+integrated-experts|--dim 64 $experts --mod topk --mode integrated
+integrated-tokens|--dim 64 $experts --mod token-choice --mode integrated
+attn|--dim 64 --mod topk --mod-unit attn
+mlp|--dim 64 --mod topk --mod-unit mlp
+attn+mlp|--dim 64 --mod topk --mod-unit attn+mlp
+route-kv-no|--dim 64 --mod topk --mod-route-kv no
+aux|--dim 64 --mod topk --mod-causal aux
+sigmoid|--dim 64 --mod topk --mod-gate sigmoid
+schedule|--dim 64 --mod topk --mod-capacity-schedule linear --mod-capacity 0.2,0.05
+warmup|--dim 64 --mod topk --mod-capacity-warmup 150
 EOF
 }
 
-# run NAME SEED LR OPTIONS...
+value() { sed -n "s/.*\"$2\": *\([0-9.e+-]*\).*/\1/p" "$1"; }
+
+# run NAME SEED RATE OPTIONS...
 run() {
-    name=$1-$2-$3 seed=$2 lr=$3
+    run=$1-$2-$3 seed=$2 rate=$3
     shift 3
-    [ -s "$out/$name.json" ] && return
-    rm -rf "$out/$name"
+    [ -s "$out/$run.json" ] && return
+    rm -rf "${out:?}/$run"
     # shellcheck disable=SC2086  # lists of words
-    "$fathom" train --data "$data" --out "$out/$name" $common --seed "$seed" --lr "$lr" "$@" --json >"$out/$name.part" 2>"$out/$name.log"
-    mv "$out/$name.part" "$out/$name.json"
-    rm -rf "$out/$name/trainer"
+    "$fathom" train --data "$data" --out "$out/$run" $common --seed "$seed" --lr "$rate" "$@" --json >"$out/$run.part" 2>"$out/$run.log"
+    mv "$out/$run.part" "$out/$run.json"
+    rm -rf "$out/$run/trainer"
 }
 
-# Every line of standard input, "NAME|SEED|LR|OPTIONS", two at a time.
+# Every line of standard input, "NAME|SEED|RATE|OPTIONS", two at a time.
 run_all() {
-    while IFS='|' read -r name seed lr options; do
+    first=
+    while IFS='|' read -r name seed rate options; do
         # shellcheck disable=SC2086
-        run "$name" "$seed" "$lr" $options &
-        first=${first:-$!} last=$!
-        [ "$first" = "$last" ] || { wait "$first"; first=$last; }
+        run "$name" "$seed" "$rate" $options &
+        last=$!
+        [ -z "$first" ] || wait "$first"
+        first=$last
     done
     wait
 }
 
-lines() {
-    for lr in 1.5e-3 3e-3 6e-3; do # is 2e-3 good for all of them?
-        variants | grep -E '^(plain|topk|stochastic|moe-tokens)\|' | sed "s/|/|1|$lr|/"
-    done
-    for seed in $seeds; do variants | sed "s/|/|$seed|2e-3|/"; done
+# The learning rate that gave a variant its lowest loss from seed 1.
+best_rate() {
+    for rate in $rates; do echo "$(value "$out/$1-1-$rate.json" eval_loss) $rate"; done | sort -n | head -1 | cut -d' ' -f2
 }
-lines | run_all
 
-# Mean and standard deviation over the seeds; the best first.
-value() { sed -n "s/.*\"$2\": *\([0-9.e+-]*\).*/\1/p" "$1"; }
-echo "| variant | steps | parameters | loss as trained | causal loss |"
-echo "| --- | --- | --- | --- | --- |"
+for rate in $rates; do variants | sed "s/|/|1|$rate|/"; done | run_all
+for seed in $seeds; do
+    variants | while IFS='|' read -r name options; do echo "$name|$seed|$(best_rate "$name")|$options"; done
+done | run_all
+
+# Mean and standard deviation over the seeds, the best first.
+echo "| variant | rate | steps | parameters | FLOPs/token | loss as trained | causal loss |"
+echo "| --- | --- | --- | --- | --- | --- | --- |"
 variants | while IFS='|' read -r name options; do
-    for seed in $seeds; do
-        run=$out/$name-$seed-2e-3.json
-        [ -s "$run" ] && echo "$name $(value "$run" steps) $(value "$run" params) $(value "$run" eval_loss) $(value "$run" eval_loss_causal)"
+    rate=$(best_rate "$name")
+    forward=$("$fathom" flops "$out/$name-1-$rate" --json)
+    forward=$(echo "$forward" | sed -n 's/.*"forward_flops_per_token": *\([0-9.e+]*\).*/\1/p')
+    for seed in 1 $seeds; do
+        json=$out/$name-$seed-$rate.json
+        echo "$name $rate $(value "$json" steps) $(value "$json" params) $forward $(value "$json" eval_loss) $(value "$json" eval_loss_causal)"
     done
 done | awk '
-    { n[$1]++; steps[$1] = $2; params[$1] = $3; a[$1] += $4; aa[$1] += $4 * $4; b[$1] += $5; bb[$1] += $5 * $5 }
-    function spread(s, ss, k) { return k > 1 ? sqrt((ss - s * s / k > 0 ? ss - s * s / k : 0) / (k - 1)) : 0 }
+    { n[$1]++; head[$1] = sprintf("%s | %s | %d | %.2f M | %.2f M", $1, $2, $3, $4 / 1e6, $5 / 1e6)
+      a[$1] += $6; aa[$1] += $6 * $6; b[$1] += $7; bb[$1] += $7 * $7 }
+    function spread(s, ss, k) { return k > 1 && ss > s * s / k ? sqrt((ss - s * s / k) / (k - 1)) : 0 }
     END {
         for (v in n)
-            printf "%.6f | %s | %d | %.2f M | %.4f ± %.4f | %.4f ± %.4f |\n", a[v] / n[v], v, steps[v], params[v] / 1e6, a[v] / n[v],
-                spread(a[v], aa[v], n[v]), b[v] / n[v], spread(b[v], bb[v], n[v])
+            printf "%.6f | %s | %.4f ± %.4f | %.4f ± %.4f |\n", a[v] / n[v], head[v], a[v] / n[v], spread(a[v], aa[v], n[v]),
+                b[v] / n[v], spread(b[v], bb[v], n[v])
     }' | sort -n | cut -d' ' -f2-
 echo
-echo "Losses of seed 1 at other learning rates:"
-for run in "$out"/*-1-1.5e-3.json "$out"/*-1-3e-3.json "$out"/*-1-6e-3.json; do
-    [ -s "$run" ] && echo "$(basename "$run" .json): $(value "$run" eval_loss)"
+echo "Losses from seed 1 at each rate:"
+variants | while IFS='|' read -r name options; do
+    for rate in $rates; do printf '%s %s %s\n' "$name" "$rate" "$(value "$out/$name-1-$rate.json" eval_loss)"; done
 done

@@ -28,17 +28,37 @@ static int64_t first_routed(const model_config *c)
     return s;
 }
 
-static fathom_model calibrated(int kind, calibration_point points[COUNT])
+/* Calibrated once, for all tests; borrowed. */
+static struct {
+    fathom_model owner;
+    calibration_point points[COUNT];
+    bool made;
+} cached[KINDS];
+
+static const fathom_model *calibrated(int kind, const calibration_point **points)
 {
-    const model_config c = tiny_variant_config(&tiny_variants[tiny_variant_named(kinds[kind])]);
-    fathom_model owner = {.m = tiny_model(&c, 31 + (uint64_t)kind)};
-    const corpus_part part = {.tokens = text, .count = TOKENS, .bytes = TOKENS};
-    const calibrate_input in = {.text = &part, .tokens = TOKENS / 2, .batch = 16, .budgets = budgets, .count = COUNT};
-    fathom_error err;
-    tiny_tokens(text, TOKENS, c.vocab, 5);
-    if (calibrate(&owner.m, &in, points, &err) != FATHOM_OK)
-        fail_msg("%s", err.message);
-    return owner;
+    if (!cached[kind].made) {
+        const model_config c = tiny_variant_config(&tiny_variants[tiny_variant_named(kinds[kind])]);
+        const corpus_part part = {.tokens = text, .count = TOKENS, .bytes = TOKENS};
+        const calibrate_input in = {.text = &part, .tokens = TOKENS / 2, .batch = 16, .budgets = budgets, .count = COUNT};
+        fathom_error err;
+        cached[kind].owner.m = tiny_model(&c, 31 + (uint64_t)kind);
+        tiny_tokens(text, TOKENS, c.vocab, 5);
+        if (calibrate(&cached[kind].owner.m, &in, cached[kind].points, &err) != FATHOM_OK)
+            fail_msg("%s", err.message);
+        cached[kind].made = true;
+    }
+    *points = cached[kind].points;
+    return &cached[kind].owner;
+}
+
+static int free_all(void **state)
+{
+    (void)state;
+    for (int kind = 0; kind < KINDS; kind++)
+        if (cached[kind].made)
+            model_free(&cached[kind].owner.m);
+    return 0;
 }
 
 /* Routed share and logits after the whole of `tokens`, in one go or one by one. */
@@ -57,8 +77,8 @@ static void shares_are_as_asked(void **state)
 {
     (void)state;
     for (int kind = 0; kind < KINDS; kind++) {
-        calibration_point points[COUNT];
-        fathom_model owner = calibrated(kind, points);
+        const calibration_point *points;
+        const fathom_model *owner = calibrated(kind, &points);
         fathom_error err;
         evaluator e;
         float threshold[MODEL_MAX_STAGES], previous = INFINITY;
@@ -67,18 +87,17 @@ static void shares_are_as_asked(void **state)
             assert_true(fabs(points[i].routed_fraction / budgets[i] - 1) < 0.1);
             assert_true(isfinite(points[i].loss));
         }
-        assert_int_equal(evaluator_init(&e, &owner.m, 16, T, &err), FATHOM_OK);
+        assert_int_equal(evaluator_init(&e, &owner->m, 16, T, &err), FATHOM_OK);
         const double asked[] = {0.03, 0.045, 0.06, 0.1, 0.125, 0.2, 0.25}; /* some of them between what was calibrated */
         for (size_t i = 0; i < sizeof asked / sizeof *asked; i++) {
-            assert_int_equal(budget_thresholds(&owner.m.config, asked[i], threshold, &err), FATHOM_OK);
+            assert_int_equal(budget_thresholds(&owner->m.config, asked[i], threshold, &err), FATHOM_OK);
             workspace_set_thresholds(e.ws, threshold);
             const evaluation measured = evaluator_run(&e, &b, ROUTING_CAUSAL, 0);
             assert_true(fabs(measured.routed_fraction / asked[i] - 1) < 0.1);
-            assert_true(threshold[first_routed(&owner.m.config)] < previous);
-            previous = threshold[first_routed(&owner.m.config)];
+            assert_true(threshold[first_routed(&owner->m.config)] < previous);
+            previous = threshold[first_routed(&owner->m.config)];
         }
         evaluator_free(&e);
-        model_free(&owner.m);
     }
 }
 
@@ -118,12 +137,12 @@ static void prefill_equals_steps(void **state)
 {
     (void)state;
     for (int kind = 0; kind < KINDS; kind++) {
-        calibration_point points[COUNT];
-        fathom_model owner = calibrated(kind, points);
+        const calibration_point *points;
+        const fathom_model *owner = calibrated(kind, &points);
         fathom_session *s;
         fathom_error err;
         float own[37], whole[37], steps[37], again[37];
-        assert_int_equal(fathom_session_new(&owner, 0, &s, &err), FATHOM_OK);
+        assert_int_equal(fathom_session_new(owner, 0, &s, &err), FATHOM_OK);
         const double share = run(s, text, T, T, own);
         for (int i = 0; i < COUNT; i++) {
             double most = 0;
@@ -137,16 +156,14 @@ static void prefill_equals_steps(void **state)
         assert_float_equal(run(s, text, T, T, again), share, 0);
         assert_memory_equal(own, again, sizeof own);
         fathom_session_free(s);
-        model_free(&owner.m);
     }
 }
 
 static void config_keeps_it(void **state)
 {
     (void)state;
-    calibration_point points[COUNT];
-    fathom_model owner = calibrated(0, points);
-    const model_config *c = &owner.m.config;
+    const calibration_point *points;
+    const model_config *c = &calibrated(0, &points)->m.config;
     model_config back;
     fathom_error err;
     char folder[] = "/tmp/fathom-budget-XXXXXX", path[64];
@@ -172,7 +189,6 @@ static void config_keeps_it(void **state)
         assert_non_null(strstr(err.message, "calibration"));
     }
     assert_int_equal(folder_remove(folder, &err), FATHOM_OK);
-    model_free(&owner.m);
 }
 
 static void refused(const model_config *c, double budget, const char *word)
@@ -205,20 +221,22 @@ static void what_cannot_be_is_refused(void **state)
     assert_int_equal(calibrate(&integrated, &in, points, &err), FATHOM_INVALID_ARGUMENT);
     assert_non_null(strstr(err.message, "integrated"));
     model_free(&integrated);
-    fathom_model owner = calibrated(0, points);
-    refused(&owner.m.config, 0.02, "0.03");
-    refused(&owner.m.config, 0.51, "0.5");
-    refused(&owner.m.config, -1, "calibrated for");
-    refused(&owner.m.config, NAN, "calibrated for");
+    const calibration_point *known;
+    const model_config *good = &calibrated(0, &known)->m.config;
+    model routed = tiny_model(good, 31);
+    refused(good, 0.02, "0.03");
+    refused(good, 0.51, "0.5");
+    refused(good, -1, "calibrated for");
+    refused(good, NAN, "calibrated for");
     part.count = T;
-    assert_int_equal(calibrate(&owner.m, &in, points, &err), FATHOM_INVALID_ARGUMENT);
+    assert_int_equal(calibrate(&routed, &in, points, &err), FATHOM_INVALID_ARGUMENT);
     assert_non_null(strstr(err.message, "23"));
     part.count = TOKENS;
     const double descending[] = {0.2, 0.1};
     in.budgets = descending;
     in.count = 2;
-    assert_int_equal(calibrate(&owner.m, &in, points, &err), FATHOM_INVALID_ARGUMENT);
-    model_free(&owner.m);
+    assert_int_equal(calibrate(&routed, &in, points, &err), FATHOM_INVALID_ARGUMENT);
+    model_free(&routed);
 }
 
 int main(void)
@@ -228,5 +246,5 @@ int main(void)
         cmocka_unit_test(equal_logits_go_the_nearer_way),
         cmocka_unit_test(config_keeps_it), cmocka_unit_test(what_cannot_be_is_refused),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, NULL, free_all);
 }
