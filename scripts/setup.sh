@@ -3,7 +3,7 @@
 set -eu
 
 build="gcc libc6-dev cmake make pkg-config libdnnl-dev libjansson-dev"
-tests="libcmocka-dev python3 python3-torch python3-numpy chromium chromium-driver python3-selenium fonts-dejavu-core"
+tests="libcmocka-dev python3 python3-torch python3-numpy chromium chromium-driver python3-selenium fonts-dejavu-core gnuplot-nox"
 
 case "${1:-}" in
 build) wanted=$build ;;

@@ -34,12 +34,6 @@ bool model_flags_untouched(const model_flags *f)
            !f->mod_unit && !f->mod_route_kv;
 }
 
-static int64_t default_heads(int64_t dim)
-{
-    const int64_t wide = dim >= 512 ? 64 : 32;
-    return dim % wide == 0 ? dim / wide : dim % 16 == 0 ? dim / 16 : 1;
-}
-
 static fathom_status unknown(const char *name, const char *value, const char *choices, fathom_error *err)
 {
     return status_fail(err, FATHOM_INVALID_ARGUMENT, "--%s: %s: must be one of %s", name, value, choices);
@@ -132,20 +126,6 @@ static fathom_status set_capacities(const model_flags *f, model_config *c, fatho
     return FATHOM_OK;
 }
 
-/* z with P(noise > z) = c for a standard normal, by bisection. */
-static float noise_threshold(double c)
-{
-    double low = -40, high = 40;
-    while (high - low > 1e-9) {
-        const double z = 0.5 * (low + high);
-        if (0.5 * erfc(z / sqrt(2)) > c)
-            low = z;
-        else
-            high = z;
-    }
-    return (float)(0.5 * (low + high));
-}
-
 static int64_t predictor_hidden(const model_flags *f, const model_config *c)
 {
     return f->mod_predictor_hidden ? f->mod_predictor_hidden : c->dim / 2 > 0 ? c->dim / 2 : 1;
@@ -232,7 +212,7 @@ static fathom_status build_mod(const model_flags *f, model_config *c, fathom_err
         c->mod.predictor_hidden = predictor_hidden(f, c);
     for (int64_t s = 0; stochastic && s < model_stages(c); s++)
         if (c->mod.capacity[s] > 0)
-            c->mod.threshold[s] = noise_threshold((double)c->mod.capacity[s]);
+            c->mod.threshold[s] = mod_noise_threshold((double)c->mod.capacity[s]);
     return FATHOM_OK;
 }
 
@@ -256,9 +236,9 @@ fathom_status model_flags_build(const model_flags *f, int64_t vocab, model_confi
     c.vocab = f->vocab ? f->vocab : vocab;
     c.layers = f->layers;
     c.dim = f->dim;
-    c.heads = f->heads ? f->heads : default_heads(f->dim);
+    c.heads = f->heads ? f->heads : model_default_heads(f->dim);
     c.kv_heads = f->kv_heads ? f->kv_heads : c.heads;
-    c.ffn = f->ffn ? f->ffn : (8 * f->dim / 3 + 31) / 32 * 32;
+    c.ffn = f->ffn ? f->ffn : model_default_ffn(f->dim);
     c.seq_len = f->seq_len;
     c.rope_theta = (float)f->rope_theta;
     c.norm_eps = (float)f->norm_eps;

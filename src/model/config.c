@@ -60,6 +60,30 @@ model_config model_config_default(void)
     };
 }
 
+int64_t model_default_heads(int64_t dim)
+{
+    const int64_t wide = dim >= 512 ? 64 : 32;
+    return dim % wide == 0 ? dim / wide : dim % 16 == 0 ? dim / 16 : 1;
+}
+
+int64_t model_default_ffn(int64_t dim)
+{
+    return (8 * dim / 3 + 31) / 32 * 32;
+}
+
+float mod_noise_threshold(double c)
+{
+    double low = -40, high = 40; /* by bisection */
+    while (high - low > 1e-9) {
+        const double z = 0.5 * (low + high);
+        if (0.5 * erfc(z / sqrt(2)) > c)
+            low = z;
+        else
+            high = z;
+    }
+    return (float)(0.5 * (low + high));
+}
+
 fathom_status model_config_set_head_dim(model_config *c, fathom_error *err)
 {
     if (c->heads < 1)

@@ -88,6 +88,11 @@ bool expert_mode_parse(const char *text, expert_mode *out);
 
 /* Defaults of a small byte model, plain. */
 model_config model_config_default(void);
+/* Heads of 64 dimensions from width 512, else of 32, of 16 where that does not divide it, or one; an MLP of 8/3 d, rounded up to 32. */
+int64_t model_default_heads(int64_t dim);
+int64_t model_default_ffn(int64_t dim);
+/* z with P(noise > z) = c for a standard normal: stochastic routing's threshold. */
+float mod_noise_threshold(double c);
 /* Every size positive and bounded, heads dividing, capacities in (0, 1] on routed layers ... The message names the
  * field (its config.json name) and the value. */
 fathom_status model_config_check(const model_config *c, fathom_error *err);

@@ -1,0 +1,126 @@
+/* Fits: see fit.h. */
+#include "study/fit.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+#include "base/rng.h"
+
+enum { MOST_TRIES = 10, FIT_STREAM = 0x666974 };
+
+/* Solves the 3 x 3 system in place by elimination with pivots; false where it is singular. */
+static bool solve3(double m[3][4])
+{
+    for (int c = 0; c < 3; c++) {
+        int pivot = c;
+        for (int r = c + 1; r < 3; r++)
+            pivot = fabs(m[r][c]) > fabs(m[pivot][c]) ? r : pivot;
+        if (!(fabs(m[pivot][c]) > 1e-9))
+            return false;
+        for (int k = 0; k < 4; k++) {
+            const double swap = m[c][k];
+            m[c][k] = m[pivot][k];
+            m[pivot][k] = swap;
+        }
+        for (int r = 0; r < 3; r++) {
+            const double factor = r == c ? 0 : m[r][c] / m[c][c];
+            for (int k = c; k < 4; k++)
+                m[r][k] -= factor * m[c][k];
+        }
+    }
+    for (int r = 0; r < 3; r++)
+        m[r][3] /= m[r][r];
+    return true;
+}
+
+static double mean_of(const double *x, int64_t n)
+{
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++)
+        sum += x[i];
+    return sum / (double)n;
+}
+
+bool parabola_fit(const double *x, const double *y, int64_t n, parabola *out)
+{
+    if (n < 3)
+        return false;
+    const double middle = mean_of(x, n);
+    double spread = 0, m[3][4] = {{0}};
+    for (int64_t i = 0; i < n; i++)
+        spread = fmax(spread, fabs(x[i] - middle));
+    if (!(spread > 0))
+        return false;
+    for (int64_t i = 0; i < n; i++) { /* around the middle, to unit spread: well conditioned */
+        const double t = (x[i] - middle) / spread, power[] = {1, t, t * t};
+        for (int r = 0; r < 3; r++) {
+            for (int c = 0; c < 3; c++)
+                m[r][c] += power[r] * power[c] / (double)n;
+            m[r][3] += power[r] * y[i] / (double)n;
+        }
+    }
+    if (!solve3(m) || !(m[2][3] > 0))
+        return false;
+    const double c0 = m[0][3], c1 = m[1][3], c2 = m[2][3], t0 = -c1 / (2 * c2);
+    *out = (parabola){.a = c2 / (spread * spread), .x0 = middle + spread * t0, .y0 = c0 - c2 * t0 * t0};
+    return isfinite(out->x0) && isfinite(out->y0);
+}
+
+static double value_at(const parabola *p, double x)
+{
+    return p->y0 + p->a * (x - p->x0) * (x - p->x0);
+}
+
+void parabola_bootstrap(const double *x, const double *y, int64_t n, const parabola *fit, uint64_t seed, int64_t rounds, parabola *samples)
+{
+    double *drawn = n > 3 ? malloc((size_t)n * sizeof *drawn) : NULL;
+    const double widen = n > 3 ? sqrt((double)n / (double)(n - 3)) : 0;
+    uint64_t counter = 0;
+    for (int64_t r = 0; r < rounds; r++) {
+        bool good = false;
+        for (int tries = 0; drawn && tries < MOST_TRIES && !good; tries++) {
+            for (int64_t i = 0; i < n; i++) {
+                const int64_t j = (int64_t)(rng_uniform(seed, FIT_STREAM, counter++) * (double)n);
+                drawn[i] = value_at(fit, x[i]) + widen * (y[j] - value_at(fit, x[j]));
+            }
+            good = parabola_fit(x, drawn, n, &samples[r]);
+        }
+        if (!good)
+            samples[r] = *fit;
+    }
+    free(drawn);
+}
+
+bool power_law_fit(const double *x, const double *y, int64_t n, power_law *out)
+{
+    double sx = 0, sy = 0, sxx = 0, sxy = 0;
+    for (int64_t i = 0; i < n; i++) {
+        if (!(x[i] > 0 && y[i] > 0))
+            return false;
+        sx += log(x[i]);
+        sy += log(y[i]);
+    }
+    for (int64_t i = 0; i < n; i++) {
+        sxx += (log(x[i]) - sx / (double)n) * (log(x[i]) - sx / (double)n);
+        sxy += (log(x[i]) - sx / (double)n) * (log(y[i]) - sy / (double)n);
+    }
+    if (n < 2 || !(sxx > 0))
+        return false;
+    out->exponent = sxy / sxx;
+    out->factor = exp(sy / (double)n - out->exponent * sx / (double)n);
+    return true;
+}
+
+static int ascending(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+double quantile(double *values, int64_t n, double q)
+{
+    qsort(values, (size_t)n, sizeof *values, ascending);
+    const double at = q * (double)(n - 1);
+    const int64_t i = (int64_t)at;
+    return i + 1 < n ? values[i] + (at - (double)i) * (values[i + 1] - values[i]) : values[n - 1];
+}

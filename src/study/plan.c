@@ -1,0 +1,150 @@
+/* What a study trains: see plan.h. */
+#include "study/plan.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "model/flops.h"
+
+enum { SMALLEST = 16, LARGEST = 4096 };
+
+static fathom_status unknown(const char *name, const char *word, fathom_error *err)
+{
+    return status_fail(err, FATHOM_INVALID_ARGUMENT, "variant %s: %s: unknown: plain, mod, stochastic or choice, then c0.25, e1, a gate or a "
+                       "causal rule, joined by -", name, word);
+}
+
+/* The number behind a word's first letter; NaN where there is none. */
+static double number_of(const char *word)
+{
+    char *end;
+    const double x = strtod(word + 1, &end);
+    return end != word + 1 && !*end ? x : NAN;
+}
+
+static bool read_kind(const char *word, variant *v)
+{
+    const struct {
+        const char *name;
+        mod_router router;
+        mod_gate gate;
+        mod_causal causal;
+    } kinds[] = {{"plain", MOD_ROUTER_NONE, MOD_GATE_RAW, MOD_CAUSAL_PREDICTOR},
+                 {"mod", MOD_ROUTER_TOPK, MOD_GATE_RAW, MOD_CAUSAL_PREDICTOR},
+                 {"stochastic", MOD_ROUTER_STOCHASTIC, MOD_GATE_ONE, MOD_CAUSAL_NOISE},
+                 {"choice", MOD_ROUTER_TOKEN_CHOICE, MOD_GATE_RAW, MOD_CAUSAL_CHOICE}};
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
+        if (strcmp(word, kinds[i].name) == 0) {
+            v->config.mod.router = kinds[i].router;
+            v->config.mod.gate = kinds[i].gate;
+            v->config.mod.causal = kinds[i].causal;
+            return true;
+        }
+    return false;
+}
+
+static bool read_word(const char *word, variant *v)
+{
+    if (mod_gate_parse(word, &v->config.mod.gate) || mod_causal_parse(word, &v->config.mod.causal))
+        return true;
+    const double x = number_of(word);
+    if (word[0] == 'c' && x > 0 && x <= 1)
+        v->capacity = x;
+    else if (word[0] == 'e' && x >= 1 && x <= MODEL_MAX_LAYERS && x == floor(x))
+        v->every = (int64_t)x;
+    else
+        return false;
+    return true;
+}
+
+fathom_status variant_parse(const char *name, variant *out, fathom_error *err)
+{
+    char words[VARIANT_NAME], *rest = words;
+    *out = (variant){.config = model_config_default(), .capacity = 0.125, .every = 2};
+    if (strlen(name) >= sizeof words)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "variant %s: longer than %d letters", name, VARIANT_NAME - 1);
+    snprintf(out->name, sizeof out->name, "%s", name);
+    snprintf(words, sizeof words, "%s", name);
+    const char *word = strsep(&rest, "-");
+    if (!read_kind(word, out))
+        return unknown(name, word, err);
+    while ((word = strsep(&rest, "-")))
+        if (out->config.mod.router == MOD_ROUTER_NONE || !read_word(word, out))
+            return unknown(name, word, err);
+    model_config shape;
+    return study_shape(out, 64, 64, 256, &shape, err); /* does what was said go together? */
+}
+
+fathom_status study_shape(const variant *v, int64_t width, int64_t seq_len, int64_t vocab, model_config *out, fathom_error *err)
+{
+    model_config c = v->config;
+    c.vocab = vocab;
+    c.seq_len = seq_len;
+    c.dim = width;
+    c.layers = 2 * llround(3 + (double)width / 128);
+    c.heads = c.kv_heads = model_default_heads(width);
+    c.ffn = model_default_ffn(width);
+    if (c.layers > MODEL_MAX_LAYERS)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "width %lld: more than %d blocks", (long long)width, MODEL_MAX_LAYERS);
+    TRY(model_config_set_head_dim(&c, err));
+    if (c.mod.router != MOD_ROUTER_NONE) {
+        for (int64_t l = v->every - 1; l < c.layers; l += v->every) {
+            c.mod.capacity[l] = (float)v->capacity;
+            c.mod.threshold[l] = c.mod.router == MOD_ROUTER_STOCHASTIC ? mod_noise_threshold(v->capacity) : 0;
+        }
+        c.mod.predictor_hidden = c.mod.causal == MOD_CAUSAL_PREDICTOR ? width / 2 : 0;
+    }
+    TRY(model_config_check(&c, err));
+    *out = c;
+    return FATHOM_OK;
+}
+
+double study_learning_rate(int64_t width)
+{
+    return fmin(8e-3, 0.25 / (double)width);
+}
+
+int64_t study_size(const model_config *c)
+{
+    const int64_t d = c->dim, q = c->heads * c->head_dim, kv = c->kv_heads * c->head_dim;
+    return c->layers * (d * (q + 2 * kv) + q * d + 3 * d * c->ffn);
+}
+
+static int64_t step_at(int64_t width)
+{
+    return width < 128 ? 16 : width < 512 ? 32 : 64;
+}
+
+/* The width whose forward FLOPs per token come nearest to `wanted` in their ratio. */
+static int64_t nearest_width(const variant *v, double wanted, int64_t seq_len, int64_t vocab)
+{
+    int64_t best = SMALLEST;
+    double distance = INFINITY;
+    for (int64_t width = SMALLEST; width <= LARGEST; width += step_at(width)) {
+        model_config c;
+        if (study_shape(v, width, seq_len, vocab, &c, NULL) != FATHOM_OK)
+            continue;
+        const double head = flops_head(&c, seq_len), forward = (flops_forward(&c, seq_len, true) - head) / (double)seq_len;
+        const double away = fabs(log(forward / wanted));
+        if (away < distance) {
+            distance = away;
+            best = width;
+        }
+    }
+    return best;
+}
+
+int64_t study_ladder(const variant *v, double budget, int64_t count, int64_t seq_len, int64_t vocab, int64_t *widths)
+{
+    const double middle = 2 * sqrt(budget / 120);
+    int64_t n = 0;
+    for (int64_t i = 0; i < count; i++) {
+        const int64_t width = nearest_width(v, middle * exp2((double)i - (double)(count - 1) / 2), seq_len, vocab);
+        if (n == 0 || width > widths[n - 1])
+            widths[n++] = width;
+    }
+    return n;
+}

@@ -1,0 +1,61 @@
+/* The runs of a study: which there are, training one, and reading what is finished. A study is a folder:
+ *
+ *     DIR/runs/NAME/        the run directory, until it is finished
+ *     DIR/runs/NAME.lock    held by the process that trains it
+ *     DIR/runs/NAME.json    its result
+ *
+ * so runs can be spread over processes, a killed one goes on from its last checkpoint, and a later command adds to what is there. */
+#ifndef FATHOM_STUDY_RUNS_H
+#define FATHOM_STUDY_RUNS_H
+
+#include <jansson.h>
+
+#include "study/plan.h"
+#include "train/trainer.h"
+
+typedef struct study_options {
+    const char *dir;
+    const variant *variants;
+    const double *budgets; /* training FLOPs of each run */
+    const int64_t *widths; /* NULL: a ladder of `sizes` for each budget and variant */
+    int64_t variant_count, budget_count, width_count, sizes;
+    int64_t seeds; /* 1 .. seeds */
+    int64_t seq_len, batch, vocab;
+    bool bf16;
+} study_options;
+
+typedef struct study_run {
+    char name[160]; /* VARIANT-WIDTH-BUDGET-SEED, a file's name */
+    const variant *variant;
+    double budget;
+    int64_t width, seed, steps;
+    model_config config;
+} study_run;
+
+/* Every run, small budgets and small models first. The caller frees *out. Refused: a budget that buys less than 20 steps. */
+fathom_status study_runs(const study_options *o, study_run **out, int64_t *count, fathom_error *err);
+
+typedef enum study_state { STUDY_OPEN, STUDY_TAKEN, STUDY_DONE } study_state;
+/* Data that all runs share; borrowed. */
+typedef struct study_data {
+    const corpus_part *train, *heldout;
+    uint64_t fingerprint;
+} study_data;
+/* Trains the run unless it is done, or another process is at it: *state says what it found, DONE after training. */
+fathom_status study_train(const study_options *o, const study_run *run, const study_data *data, const train_observer *observer,
+                          const volatile sig_atomic_t *stop, study_state *state, fathom_error *err);
+/* Is the result there? */
+bool study_is_done(const study_options *o, const study_run *run);
+
+/* A finished run, as its file says. */
+typedef struct study_result {
+    char variant[VARIANT_NAME];
+    double budget, flops, forward_flops_per_token, loss, loss_causal, ms_per_step, tokens_per_s;
+    int64_t width, seed, size, params, steps;
+    json_t *json; /* the whole object */
+} study_result;
+/* Every finished run in DIR/runs, by variant, budget, size and seed; study_results_free. */
+fathom_status study_results(const char *dir, study_result **out, int64_t *count, fathom_error *err);
+void study_results_free(study_result *results, int64_t count);
+
+#endif

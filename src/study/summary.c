@@ -1,0 +1,196 @@
+/* What the runs say: see summary.h. */
+#include "study/summary.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const uint64_t bootstrap_seed = 1;
+
+/* At size x (its logarithm), along a line in the logarithms between the sizes around it; beyond them along the nearest one. */
+static double between(const study_curve *c, double x, double (*value)(const study_result *))
+{
+    double x0 = NAN, y0 = NAN, x1 = NAN, y1 = NAN;
+    for (int64_t i = 0; i < c->count;) { /* seeds of one size together */
+        const double at = log((double)c->points[i].size);
+        double sum = 0;
+        int64_t n = 0;
+        for (; i < c->count && log((double)c->points[i].size) == at; i++, n++)
+            sum += log(value(&c->points[i]));
+        if (isnan(x0) || x1 < x) {
+            x0 = x1;
+            y0 = y1;
+            x1 = at;
+            y1 = sum / (double)n;
+        }
+    }
+    if (isnan(x0))
+        return exp(y1);
+    return exp(y0 + (y1 - y0) * (x - x0) / (x1 - x0));
+}
+
+static double forward_of(const study_result *r)
+{
+    return r->forward_flops_per_token;
+}
+
+static double speed_of(const study_result *r)
+{
+    return r->tokens_per_s;
+}
+
+static interval middle(const parabola *samples, bool size)
+{
+    double *values = malloc(STUDY_ROUNDS * sizeof *values);
+    interval out = {NAN, NAN};
+    for (int64_t i = 0; values && i < STUDY_ROUNDS; i++)
+        values[i] = size ? exp(samples[i].x0) : samples[i].y0;
+    if (values)
+        out = (interval){quantile(values, STUDY_ROUNDS, 0.025), quantile(values, STUDY_ROUNDS, 0.975)};
+    free(values);
+    return out;
+}
+
+static fathom_status fit_curve(study_curve *c, bool causal, optimum *out, parabola *fit, parabola *samples, fathom_error *err)
+{
+    double *x = malloc((size_t)c->count * sizeof *x), *y = malloc((size_t)c->count * sizeof *y);
+    if (!x || !y) {
+        free(x);
+        free(y);
+        return status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
+    }
+    int64_t n = 0;
+    for (int64_t i = 0; i < c->count; i++) {
+        const double loss = causal ? c->points[i].loss_causal : c->points[i].loss;
+        if (!isfinite(loss))
+            continue;
+        x[n] = log((double)c->points[i].size);
+        y[n++] = loss;
+    }
+    *out = (optimum){.found = parabola_fit(x, y, n, fit)};
+    if (out->found) {
+        parabola_bootstrap(x, y, n, fit, bootstrap_seed, STUDY_ROUNDS, samples);
+        out->inside = fit->x0 >= x[0] && fit->x0 <= x[n - 1];
+        out->size = exp(fit->x0);
+        out->loss = fit->y0;
+        out->size_range = middle(samples, true);
+        out->loss_range = middle(samples, false);
+        out->forward_flops = between(c, fit->x0, forward_of);
+        out->tokens_per_s = between(c, fit->x0, speed_of);
+    }
+    free(x);
+    free(y);
+    return FATHOM_OK;
+}
+
+static fathom_status make_curves(const study_result *results, int64_t count, study_summary *s, fathom_error *err)
+{
+    parabola fit, *samples = malloc(STUDY_ROUNDS * sizeof *samples);
+    fathom_status status = samples ? FATHOM_OK : status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
+    for (int64_t i = 0; i < count && status == FATHOM_OK;) {
+        study_curve *c = &s->curves[s->curve_count++];
+        c->points = &results[i];
+        for (; i < count && strcmp(results[i].variant, c->points->variant) == 0 && results[i].budget == c->points->budget; i++)
+            c->count++;
+        c->samples_causal = malloc(STUDY_ROUNDS * sizeof *c->samples_causal);
+        status = c->samples_causal ? fit_curve(c, false, &c->trained, &fit, samples, err)
+                                   : status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
+        if (status == FATHOM_OK)
+            status = fit_curve(c, true, &c->causal, &c->fit_causal, c->samples_causal, err);
+    }
+    free(samples);
+    return status;
+}
+
+/* The smaller size (its logarithm) at which a parabola reaches a loss; false where it never does. */
+static bool reaches(const parabola *p, double loss, double *x)
+{
+    if (p->y0 > loss)
+        return false;
+    *x = p->x0 - sqrt((loss - p->y0) / p->a);
+    return true;
+}
+
+static void compare_samples(comparison *c, double *difference, double *ratio)
+{
+    int64_t matched = 0;
+    for (int64_t i = 0; i < STUDY_ROUNDS; i++) {
+        /* both were drawn from one stream of numbers: the other's backwards, so that the pairs are independent */
+        const parabola *plain = &c->plain->samples_causal[i], *other = &c->other->samples_causal[STUDY_ROUNDS - 1 - i];
+        double x;
+        difference[i] = other->y0 / plain->y0 - 1;
+        if (reaches(other, plain->y0, &x))
+            ratio[matched++] = between(c->other, x, forward_of) / between(c->plain, plain->x0, forward_of);
+    }
+    c->difference_range = (interval){quantile(difference, STUDY_ROUNDS, 0.025), quantile(difference, STUDY_ROUNDS, 0.975)};
+    c->match_flops_range = (interval){NAN, NAN}; /* where one sample in twenty has no match there is no 95 % to speak of */
+    if (matched >= STUDY_ROUNDS * 19 / 20)
+        c->match_flops_range = (interval){quantile(ratio, matched, 0.025), quantile(ratio, matched, 0.975)};
+}
+
+static fathom_status compare(const study_curve *plain, const study_curve *other, comparison *out, fathom_error *err)
+{
+    double *room = malloc(2 * STUDY_ROUNDS * sizeof *room), x;
+    if (!room)
+        return status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
+    *out = (comparison){.plain = plain, .other = other, .difference = other->causal.loss / plain->causal.loss - 1,
+                        .matches = reaches(&other->fit_causal, plain->causal.loss, &x)};
+    if (out->matches) {
+        out->match_size = exp(x);
+        out->match_flops_ratio = between(other, x, forward_of) / plain->causal.forward_flops;
+        out->match_speed_ratio = between(other, x, speed_of) / plain->causal.tokens_per_s;
+    }
+    compare_samples(out, room, room + STUDY_ROUNDS);
+    free(room);
+    return FATHOM_OK;
+}
+
+static const study_curve *plain_at(const study_summary *s, double budget)
+{
+    for (int64_t i = 0; i < s->curve_count; i++)
+        if (s->curves[i].points->budget == budget && strcmp(s->curves[i].points->variant, "plain") == 0 && s->curves[i].causal.found)
+            return &s->curves[i];
+    return NULL;
+}
+
+fathom_status study_summarize(const study_result *results, int64_t count, study_summary *out, fathom_error *err)
+{
+    const size_t most = (size_t)(count > 0 ? count : 1);
+    *out = (study_summary){.curves = calloc(most, sizeof *out->curves), .comparisons = calloc(most, sizeof *out->comparisons)};
+    fathom_status status = out->curves && out->comparisons ? make_curves(results, count, out, err)
+                                                           : status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
+    for (int64_t i = 0; i < out->curve_count && status == FATHOM_OK; i++) {
+        const study_curve *c = &out->curves[i], *plain = plain_at(out, c->points->budget);
+        if (plain && plain != c && c->causal.found)
+            status = compare(plain, c, &out->comparisons[out->comparison_count++], err);
+    }
+    if (status != FATHOM_OK)
+        study_summary_free(out);
+    return status;
+}
+
+void study_summary_free(study_summary *s)
+{
+    for (int64_t i = 0; i < s->curve_count; i++)
+        free(s->curves[i].samples_causal);
+    free(s->curves);
+    free(s->comparisons);
+    *s = (study_summary){0};
+}
+
+bool study_law(const study_summary *s, const char *variant, power_law *out)
+{
+    double *x = malloc((size_t)(s->curve_count + 1) * sizeof *x), *y = malloc((size_t)(s->curve_count + 1) * sizeof *y);
+    int64_t n = 0;
+    for (int64_t i = 0; x && y && i < s->curve_count; i++) {
+        const study_curve *c = &s->curves[i];
+        if (strcmp(c->points->variant, variant) == 0 && c->causal.found && c->causal.inside) {
+            x[n] = c->points->budget;
+            y[n++] = c->causal.loss;
+        }
+    }
+    const bool good = x && y && n >= 2 && power_law_fit(x, y, n, out);
+    free(x);
+    free(y);
+    return good;
+}

@@ -1,0 +1,58 @@
+/* What a study's finished runs say: an optimum for each variant and budget, laws over budgets, and the paper's question in its own
+ * words: at equal training FLOPs, how do the best plain and the best routed model compare, and what does a routed model with the plain
+ * optimum's loss cost? */
+#ifndef FATHOM_STUDY_SUMMARY_H
+#define FATHOM_STUDY_SUMMARY_H
+
+#include "study/fit.h"
+#include "study/runs.h"
+
+enum { STUDY_ROUNDS = 1000 }; /* of the bootstrap; intervals are its middle 95 % */
+
+typedef struct interval {
+    double low, high;
+} interval;
+
+/* Least of the parabola through (ln size, loss) of a variant at one budget. */
+typedef struct optimum {
+    double size, loss;       /* parameters outside embedding and head; nats */
+    interval size_range, loss_range;
+    double forward_flops;    /* per token at that size, between the sizes that were trained along a line in the logarithms */
+    double tokens_per_s;     /* likewise, in training */
+    bool found;              /* there is a parabola that opens upwards */
+    bool inside;             /* its least lies between the sizes that were trained */
+} optimum;
+
+/* A variant at one budget. */
+typedef struct study_curve {
+    const study_result *points; /* [count] by size; several seeds a size */
+    int64_t count;
+    optimum trained, causal; /* of the loss as trained, and routed causally */
+    parabola fit_causal, *samples_causal; /* [STUDY_ROUNDS] where found */
+} study_curve;
+
+/* A variant at the plain model's budget. What compares losses uses the causal one, which is what the model is worth when sampling. */
+typedef struct comparison {
+    const study_curve *plain, *other;
+    double difference; /* (other - plain) / plain of the optima's causal losses */
+    interval difference_range;
+    /* the smallest model of the variant with the plain optimum's loss */
+    bool matches;
+    double match_size, match_flops_ratio, match_speed_ratio; /* forward FLOPs per token and training tokens/s over the plain optimum's */
+    interval match_flops_range;
+} comparison;
+
+typedef struct study_summary {
+    study_curve *curves;
+    comparison *comparisons;
+    int64_t curve_count, comparison_count;
+} study_summary;
+
+/* results: sorted as study_results leaves them, borrowed for as long as *out lives; study_summary_free. */
+fathom_status study_summarize(const study_result *results, int64_t count, study_summary *out, fathom_error *err);
+void study_summary_free(study_summary *s);
+
+/* loss = factor x budget^exponent through a variant's optima over budgets that have one inside; false below two. */
+bool study_law(const study_summary *s, const char *variant, power_law *out);
+
+#endif

@@ -1,0 +1,60 @@
+# A whole study in seconds: accounting, killing and going on, several processes, result files, plots, refusals.
+. "$(dirname "$0")/../tap.sh"
+
+awk 'BEGIN { for (i = 0; i < 3000; i++) print "row " i ": " i * i % 97 " and " i * 7 % 13 }' >"$work/text.txt"
+study="$fathom isoflop --data $work/text.txt --seq-len 32 --batch 2 --threads 1 --budget 3e9,1e10 --sizes 16,32,48 --variants plain,mod"
+
+check "a study runs" sh -c "$study --out '$work/study' --json >'$work/study.json' 2>'$work/err'"
+check "progress tells the whole" grep -q '^12 runs, 7.8e+10 training FLOPs in all' "$work/err"
+check "points, optima and comparisons" python3 - "$work/study.json" <<'PY'
+import json, sys
+s = json.load(open(sys.argv[1]))
+assert len(s["points"]) == 12 and {p["variant"] for p in s["points"]} == {"plain", "mod"}
+for p in s["points"]:  # each run spent its budget, to 1 %
+    assert abs(p["flops"] / p["budget"] - 1) < 0.01, p
+    assert abs(3 * p["forward_flops_per_token"] * p["tokens"] / p["flops"] - 1) < 1e-6, p
+    assert p["loss"] > 0 and p["loss_causal"] > 0 and p["ms_per_step"] > 0
+    assert abs(p["learning_rate"] / min(8e-3, 0.25 / p["width"]) - 1) < 1e-6
+assert set(s["optimum"]) == {"vanilla", "mod"} and len(s["optima"]) == 4 and "laws" in s
+PY
+check "the files hold the same" sh -c "test \$(wc -l <'$work/study/results.csv') -eq 13 && grep -q '\"comparisons\"' '$work/study/results.json'"
+if command -v gnuplot >/dev/null; then
+    for plot in isoflop learning-flops learning-time speed; do
+        check "$plot is drawn" sh -c "grep -q '<svg' '$work/study/plots/$plot.svg' && test \$(head -c 8 '$work/study/plots/$plot.png' | od -An -tx1 | tr -d ' \n') = 89504e470d0a1a0a"
+    done
+else
+    skip "plots are drawn" "no gnuplot"
+fi
+before=$(cksum <"$work/study/results.csv")
+check "what is done is not done again" sh -c "$study --out '$work/study' >/dev/null 2>&1"
+check "results stay" test "$(cksum <"$work/study/results.csv")" = "$before"
+
+# Killed again and again, by two processes at once, it ends with the losses of one that was left alone.
+losses() { cut -d, -f1-5,14,15 "$1/results.csv"; }
+for i in 1 2 3 4 5 6; do
+    $study --out "$work/killed" >/dev/null 2>&1 &
+    one=$!
+    $study --out "$work/killed" >/dev/null 2>&1 &
+    two=$!
+    sleep "0.$((i * 137 % 7 + 2))"
+    kill -9 $one $two 2>/dev/null
+    wait $one $two 2>/dev/null
+done
+$study --out "$work/killed" >/dev/null 2>&1 &
+one=$!
+check "a study that was killed goes on" sh -c "$study --out '$work/killed' >/dev/null 2>&1"
+wait $one
+check "its report is made from what is there" "$fathom" isoflop --out "$work/killed" --report
+check "it ends as one left alone" sh -c "test \"\$(cut -d, -f1-5,14,15 '$work/killed/results.csv')\" = \"\$(cut -d, -f1-5,14,15 '$work/study/results.csv')\""
+check "no lock or half a run is left" sh -c "! ls '$work/killed/runs' | grep -v 'json\$'"
+
+refuses "a study without data" 2 "--data" "$fathom" isoflop --budget 1e10 --out "$work/new"
+refuses "a study without budget" 2 "--budget" "$fathom" isoflop --data "$work/text.txt" --out "$work/new"
+refuses "a budget that is no number" 2 "--budget: 1e10,much" "$fathom" isoflop --data "$work/text.txt" --budget 1e10,much --out "$work/new"
+refuses "a budget that buys nothing" 1 "steps" "$fathom" isoflop --data "$work/text.txt" --budget 1e7 --sizes 64 --out "$work/new"
+refuses "an unknown variant" 2 "moe" "$fathom" isoflop --data "$work/text.txt" --budget 1e10 --variants plain,moe --out "$work/new"
+refuses "sizes that are none" 2 "--sizes: 3.5" "$fathom" isoflop --data "$work/text.txt" --budget 1e10 --sizes 3.5 --out "$work/new"
+refuses "a report of nothing" 1 "$work/none" "$fathom" isoflop --out "$work/none" --report
+echo '{"variant": "mod"}' >"$work/study/runs/broken.json"
+refuses "a result without its fields" 1 "broken.json: width" "$fathom" isoflop --out "$work/study" --report
+finish

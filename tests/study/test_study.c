@@ -1,0 +1,175 @@
+/* The isoFLOP study: fits find what is known, names say what they mean, ladders stand around the optimum, summaries compare. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <setjmp.h>
+#include <cmocka.h>
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/rng.h"
+#include "model/flops.h"
+#include "study/summary.h"
+
+static void a_known_optimum_is_found(void **state)
+{
+    (void)state;
+    const parabola known = {.a = 0.03, .x0 = 14.2, .y0 = 1.37};
+    for (int noise = 0; noise < 2; noise++) {
+        double x[15], y[15];
+        parabola fit, *samples = calloc(500, sizeof *samples);
+        for (int i = 0; i < 15; i++) { /* five sizes, three seeds */
+            x[i] = 13 + i / 3 * 0.7;
+            y[i] = known.y0 + known.a * (x[i] - known.x0) * (x[i] - known.x0) + (noise ? 0.004 * rng_normal(3, 4, (uint64_t)i) : 0);
+        }
+        assert_true(parabola_fit(x, y, 15, &fit));
+        assert_float_equal(fit.x0, known.x0, noise ? 0.2 : 1e-9);
+        assert_float_equal(fit.y0, known.y0, noise ? 0.005 : 1e-9);
+        assert_float_equal(fit.a, known.a, noise ? 0.01 : 1e-9);
+        parabola_bootstrap(x, y, 15, &fit, 1, 500, samples);
+        double at[500], least[500];
+        for (int i = 0; i < 500; i++) {
+            at[i] = samples[i].x0;
+            least[i] = samples[i].y0;
+        }
+        /* the interval holds what is true, and is as wide as the noise makes it */
+        assert_true(quantile(at, 500, 0.025) <= known.x0 + 1e-9 && quantile(at, 500, 0.975) >= known.x0 - 1e-9);
+        assert_true(quantile(least, 500, 0.025) <= known.y0 + 1e-9 && quantile(least, 500, 0.975) >= known.y0 - 1e-9);
+        const double width = quantile(least, 500, 0.975) - quantile(least, 500, 0.025);
+        assert_true(noise ? width > 0.001 && width < 0.02 : width < 1e-9);
+        free(samples);
+    }
+}
+
+static void what_is_no_parabola_is_refused(void **state)
+{
+    (void)state;
+    parabola fit;
+    const double x[] = {1, 2, 3, 4}, down[] = {1, 2, 2, 1}, line[] = {1, 2, 3, 4}, same[] = {2, 2, 2, 2}, two[] = {1, 1, 2, 2};
+    assert_false(parabola_fit(x, down, 4, &fit));
+    assert_false(parabola_fit(x, line, 4, &fit));
+    assert_false(parabola_fit(same, down, 4, &fit));
+    assert_false(parabola_fit(two, down, 4, &fit));
+    assert_false(parabola_fit(x, down, 2, &fit));
+    const double bad[] = {1, NAN, 1, 2};
+    assert_false(parabola_fit(x, bad, 4, &fit));
+}
+
+static void laws_and_quantiles(void **state)
+{
+    (void)state;
+    const double x[] = {1e12, 3e12, 1e13}, y[] = {3 * pow(1e12, -0.05), 3 * pow(3e12, -0.05), 3 * pow(1e13, -0.05)};
+    power_law law;
+    assert_true(power_law_fit(x, y, 3, &law));
+    assert_float_equal(law.exponent, -0.05, 1e-9);
+    assert_float_equal(law.factor, 3, 1e-6);
+    assert_false(power_law_fit(x, y, 1, &law));
+    double values[] = {4, 1, 3, 2};
+    assert_float_equal(quantile(values, 4, 0), 1, 0);
+    assert_float_equal(quantile(values, 4, 0.5), 2.5, 1e-12);
+    assert_float_equal(quantile(values, 4, 1), 4, 0);
+}
+
+static void names_say_what_they_mean(void **state)
+{
+    (void)state;
+    variant v;
+    model_config c;
+    fathom_error err;
+    assert_int_equal(variant_parse("plain", &v, &err), FATHOM_OK);
+    assert_int_equal(study_shape(&v, 128, 256, 256, &c, &err), FATHOM_OK);
+    assert_int_equal(c.mod.router, MOD_ROUTER_NONE);
+    assert_int_equal(c.layers, 8);
+    assert_int_equal(c.ffn, 352);
+    assert_int_equal(variant_parse("mod-c0.25-e1-sigmoid-aux", &v, &err), FATHOM_OK);
+    assert_int_equal(study_shape(&v, 64, 256, 256, &c, &err), FATHOM_OK);
+    assert_true(c.mod.router == MOD_ROUTER_TOPK && c.mod.gate == MOD_GATE_SIGMOID && c.mod.causal == MOD_CAUSAL_AUX);
+    assert_int_equal(model_routed_stages(&c), c.layers);
+    assert_float_equal(c.mod.capacity[0], 0.25, 0);
+    assert_int_equal(variant_parse("stochastic", &v, &err), FATHOM_OK);
+    assert_int_equal(study_shape(&v, 64, 256, 256, &c, &err), FATHOM_OK);
+    assert_float_equal(c.mod.threshold[1], 1.150349, 1e-5); /* the normal's upper eighth */
+    assert_int_equal(variant_parse("choice-c0.5", &v, &err), FATHOM_OK);
+    const char *const bad[] = {"", "moe", "mod-", "mod-c0", "mod-c2", "mod-e0", "mod-e1.5", "plain-c0.5", "mod-c0.25x", "stochastic-aux",
+                               "choice-c1", "mod-mod"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        assert_int_equal(variant_parse(bad[i], &v, &err), FATHOM_INVALID_ARGUMENT);
+}
+
+static void ladders_stand_around_the_optimum(void **state)
+{
+    (void)state;
+    const char *const kinds[] = {"plain", "mod"};
+    int64_t widths[2][9];
+    variant v;
+    for (int k = 0; k < 2; k++)
+        for (double budget = 1e13; budget < 1e16; budget *= 10) {
+            assert_int_equal(variant_parse(kinds[k], &v, NULL), FATHOM_OK);
+            const int64_t n = study_ladder(&v, budget, 5, 256, 256, widths[k]);
+            assert_int_equal(n, 5);
+            for (int i = 0; i < 5; i++) {
+                model_config c;
+                assert_int_equal(study_shape(&v, widths[k][i], 256, 256, &c, NULL), FATHOM_OK);
+                const double forward = (flops_forward(&c, 256, true) - flops_head(&c, 256)) / 256;
+                assert_true(fabs(log2(forward / (2 * sqrt(budget / 120))) - (i - 2)) < 0.75); /* widths come in steps of 16 */
+            }
+        }
+    assert_true(widths[1][2] > widths[0][2]); /* at equal FLOPs a token a routed model is larger */
+    assert_float_equal(study_learning_rate(64) / study_learning_rate(128), 2, 1e-12);
+}
+
+/* Two kinds with known curves: the second's optimum is 2 % lower, and its cost a token half. */
+static void summaries_compare(void **state)
+{
+    (void)state;
+    study_result r[10] = {0};
+    for (int i = 0; i < 10; i++) {
+        const bool plain = i >= 5;
+        const double x = 13 + 0.7 * (i % 5), away = x - 14.2;
+        strcpy(r[i].variant, plain ? "plain" : "mod");
+        r[i].budget = 1e14;
+        r[i].size = llround(exp(x));
+        r[i].seed = 1;
+        r[i].loss_causal = (plain ? 1.4 : 1.4 * 0.98) + 0.03 * away * away;
+        r[i].loss = r[i].loss_causal - 0.01;
+        r[i].forward_flops_per_token = (plain ? 2.0 : 1.0) * exp(x);
+        r[i].tokens_per_s = (plain ? 1e9 : 2e9) / exp(x);
+    }
+    study_summary s;
+    fathom_error err;
+    assert_int_equal(study_summarize(r, 10, &s, &err), FATHOM_OK);
+    assert_int_equal(s.curve_count, 2);
+    assert_int_equal(s.comparison_count, 1);
+    assert_true(s.curves[0].causal.inside && s.curves[1].causal.inside);
+    assert_float_equal(log(s.curves[1].causal.size), 14.2, 1e-4);
+    assert_float_equal(s.curves[0].trained.loss, 1.4 * 0.98 - 0.01, 1e-6);
+    const comparison *c = &s.comparisons[0];
+    assert_float_equal(c->difference, -0.02, 1e-6);
+    assert_true(c->difference_range.low <= -0.02 + 1e-6 && c->difference_range.high >= -0.02 - 1e-6);
+    const double smaller = sqrt(1.4 * 0.02 / 0.03); /* in ln size, below the optimum, where mod has plain's loss */
+    assert_true(c->matches);
+    assert_float_equal(c->match_flops_ratio, 0.5 * exp(-smaller), 1e-3);
+    assert_float_equal(c->match_speed_ratio, 2 * exp(smaller), 1e-2);
+    study_summary_free(&s);
+    /* a kind that is never as good has no match */
+    for (int i = 0; i < 5; i++)
+        r[i].loss_causal += 0.2;
+    assert_int_equal(study_summarize(r, 10, &s, &err), FATHOM_OK);
+    assert_false(s.comparisons[0].matches);
+    assert_true(isnan(s.comparisons[0].match_flops_range.low));
+    study_summary_free(&s);
+    assert_int_equal(study_summarize(r, 0, &s, &err), FATHOM_OK);
+    assert_int_equal(s.curve_count, 0);
+    study_summary_free(&s);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_known_optimum_is_found), cmocka_unit_test(what_is_no_parabola_is_refused), cmocka_unit_test(laws_and_quantiles),
+        cmocka_unit_test(names_say_what_they_mean), cmocka_unit_test(ladders_stand_around_the_optimum), cmocka_unit_test(summaries_compare),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
