@@ -6,6 +6,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 typedef struct arena {
     unsigned char *base; /* NULL while measuring */
@@ -16,5 +17,10 @@ typedef struct arena {
 
 /* count elements of element_size bytes; NULL while measuring or on overflow. Never returns memory twice. */
 void *arena_alloc(arena *a, size_t count, size_t element_size);
+/* A matrix of floats [n, width]. */
+static inline float *arena_floats(arena *a, int64_t n, int64_t width)
+{
+    return arena_alloc(a, (size_t)n, (size_t)width * sizeof(float));
+}
 
 #endif

@@ -82,6 +82,8 @@ bool model_flags_untouched(const model_flags *f);
     {OPTION_INTEGER, "no-op-experts", &(f)->no_op_experts, "N", "integrated: outputs of the router that do nothing (1)"}
 /* --dtype: fp32 or bf16 */
 fathom_status train_dtype_parse(const char *text, bool *bf16, fathom_error *err);
+/* Refused: options that would have no effect, as --mod-unit without --mod. */
+fathom_status model_flags_check_use(const model_flags *f, fathom_error *err);
 /* The routing that the options describe, onto a plain model. Options of its shape must have been left alone. */
 bool model_flags_shape_untouched(const model_flags *f);
 fathom_status model_flags_route(const model_flags *f, model_config *c, fathom_error *err);

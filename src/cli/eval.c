@@ -60,7 +60,7 @@ static int report(const eval_command *c, const evaluation *e, const corpus *data
            "FLOPs/token\n", e->loss, exp(e->loss), bits_per_byte, (long long)e->tokens, c->routing, 100 * e->routed_fraction,
            e->flops_per_token);
     if (!isnan(e->router_accuracy))
-        printf("the causal rule agrees with top-k on %.2f %% of (token, routed layer) pairs\n", 100 * e->router_accuracy);
+        printf("the causal rule agrees with top-k on %.2f %% of (token, router or expert) pairs\n", 100 * e->router_accuracy);
     return EXIT_OK;
 }
 

@@ -19,14 +19,13 @@ static double block_forward(const model_config *c, int64_t layer)
     return flops;
 }
 
-/* Tokens that the layer's routed stage sees, or its experts. */
-static int64_t least_tokens(const model_config *c, int64_t layer)
+/* Tokens that the layer's routed stage sees, or its experts; -1 for a plain one. */
+static int64_t routed_tokens(const model_config *c, int64_t layer)
 {
-    int64_t least = c->seq_len;
     for (int64_t s = 0; s < model_stages(c); s++)
         if (model_stage_at(c, s).layer == layer && model_stage_skips(c, s))
-            least = model_routed_tokens(c, s, c->seq_len);
-    return least;
+            return model_routed_tokens(c, s, c->seq_len);
+    return -1;
 }
 
 static void print_table(const model_config *c, const model_config *plain, int64_t params, int64_t batch)
@@ -35,8 +34,8 @@ static void print_table(const model_config *c, const model_config *plain, int64_
     const double vanilla = flops_forward(plain, c->seq_len, true);
     printf("%-12s %10s %18s %18s\n", "block", "tokens", "FLOPs/token", "plain block's");
     for (int64_t l = 0; l < c->layers; l++) {
-        const int64_t n = least_tokens(c, l);
-        printf("%-4lld%-8s %5lld/%-4lld %18.0f %18.0f\n", (long long)l, n < c->seq_len ? "routed" : "", (long long)n,
+        const int64_t n = routed_tokens(c, l);
+        printf("%-4lld%-8s %5lld/%-4lld %18.0f %18.0f\n", (long long)l, n >= 0 ? "routed" : "", (long long)(n >= 0 ? n : c->seq_len),
                (long long)c->seq_len, block_forward(c, l) / T, block_forward(plain, l) / T);
     }
     printf("%-12s %10lld %18.0f %18.0f\n", "head", (long long)c->seq_len, flops_head(c, c->seq_len) / T,
@@ -77,6 +76,8 @@ int command_flops(int argc, char **argv)
     if (status == FATHOM_OK && parsed.help)
         return EXIT_OK;
     model_config c;
+    if (status == FATHOM_OK)
+        status = model_flags_check_use(&shape, &err);
     if (status == FATHOM_OK)
         status = read_shape(&parsed, &shape, &c, &err);
     const bool from_dir = parsed.positional_count > 0;

@@ -202,13 +202,17 @@ static int report(const isoflop_command *c)
     int64_t count = 0;
     fathom_error err;
     bool drawn = false;
-    fathom_status status = study_results(c->study.dir, &results, &count, &err);
+    int lock = -1;
+    fathom_status status = study_lock(c->study.dir, &lock, &err);
+    if (status == FATHOM_OK)
+        status = study_results(c->study.dir, &results, &count, &err);
     if (status == FATHOM_OK)
         status = study_summarize(results, count, &s, &err);
     if (status == FATHOM_OK)
         status = study_report_write(c->study.dir, results, count, &s, &err);
     if (status == FATHOM_OK)
         status = study_plots(c->study.dir, results, count, &s, &drawn, &err);
+    study_unlock(lock);
     int code = EXIT_OK;
     if (status != FATHOM_OK) {
         code = cli_fail(&err);

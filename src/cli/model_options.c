@@ -8,15 +8,14 @@
 
 model_flags model_flags_default(void)
 {
-    return (model_flags){.layers = 8, .dim = 128, .seq_len = 256, .rope_theta = 10000, .norm_eps = 1e-5, .mod = "none",
+    return (model_flags){.rope_theta = 10000, .norm_eps = 1e-5, .mod = "none",
                          .mod_capacity = "0.125", .mod_every = 2, .mod_aux_weight = 0.01, .expert_balance_weight = 0.01};
 }
 
 bool model_flags_shape_untouched(const model_flags *f)
 {
     const model_flags d = model_flags_default();
-    return f->layers == d.layers && f->dim == d.dim && !f->heads && !f->kv_heads && !f->ffn && f->seq_len == d.seq_len &&
-           !f->vocab && f->rope_theta == d.rope_theta && f->norm_eps == d.norm_eps && !f->untied;
+    return !f->layers && !f->dim && !f->heads && !f->kv_heads && !f->ffn && !f->seq_len && !f->vocab && f->rope_theta == d.rope_theta && f->norm_eps == d.norm_eps && !f->untied;
 }
 
 static bool experts_untouched(const model_flags *f)
@@ -113,6 +112,8 @@ static fathom_status set_capacities(const model_flags *f, model_config *c, fatho
             if (end == p || (*end && *end != ',') || !(capacity > 0 && capacity <= 1))
                 return status_fail(err, FATHOM_INVALID_ARGUMENT, "--mod-capacity: %s: must be in (0, 1], or a list of such numbers",
                                    f->mod_capacity);
+            if (capacity == 1 && c->mod.router == MOD_ROUTER_TOKEN_CHOICE)
+                return status_fail(err, FATHOM_INVALID_ARGUMENT, "--mod-capacity: %s: token-choice needs shares below 1", f->mod_capacity);
             p = *end ? end + 1 : end;
         } else if (strchr(f->mod_capacity, ',')) {
             return status_fail(err, FATHOM_INVALID_ARGUMENT, "--mod-capacity: %s: fewer numbers than routed blocks (%lld)",
@@ -157,14 +158,33 @@ static fathom_status build_unit(const model_flags *f, model_config *c, fathom_er
     return FATHOM_OK;
 }
 
+/* One router for experts and no-op experts: what describes a router of blocks has no place beside it. */
+static fathom_status check_integrated(const model_flags *f, const model_config *c, fathom_error *err)
+{
+    const char *const beside = f->mod_unit ? "mod-unit" : f->mod_route_kv ? "mod-route-kv" : f->mod_gate ? "mod-gate"
+                               : f->mod_causal ? "mod-causal" : NULL;
+    if (c->mod.router != MOD_ROUTER_TOPK && c->mod.router != MOD_ROUTER_TOKEN_CHOICE)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--mode: integrated: needs --mod topk or token-choice");
+    if (beside)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--%s: does not go with --mode integrated, whose experts' router is the only one", beside);
+    if ((c->mod.router == MOD_ROUTER_TOPK) != (c->experts.router == EXPERT_ROUTER_EXPERT_CHOICE))
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--expert-router: %s: --mode integrated with --mod %s has one router: leave it out",
+                           f->expert_router, f->mod);
+    if (c->experts.no_ops < 1 || c->experts.no_ops > MODEL_MAX_EXPERTS)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--no-op-experts: %lld: must be 1 to %d", (long long)c->experts.no_ops,
+                           MODEL_MAX_EXPERTS);
+    return FATHOM_OK;
+}
+
 static fathom_status build_experts(const model_flags *f, model_config *c, fathom_error *err)
 {
     const bool routed = c->mod.router != MOD_ROUTER_NONE, integrated = f->mode && strcmp(f->mode, "integrated") == 0;
     if (f->mode && !expert_mode_parse(f->mode, &c->experts.mode))
         return unknown("mode", f->mode, "staged, integrated", err);
-    if (f->experts == 0 && (integrated || f->experts_per_token || f->expert_router || f->no_op_experts))
-        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--%s: needs --experts", integrated ? "mode integrated" : f->experts_per_token
-                           ? "experts-per-token" : f->expert_router ? "expert-router" : "no-op-experts");
+    if (f->experts == 0 && !experts_untouched(f))
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--%s: needs --experts", integrated ? "mode integrated" : f->mode ? "mode"
+                           : f->experts_per_token ? "experts-per-token" : f->expert_router ? "expert-router"
+                           : f->no_op_experts ? "no-op-experts" : "expert-balance-weight");
     if (f->experts == 0)
         return FATHOM_OK;
     if (f->experts_per_token == 0)
@@ -175,9 +195,11 @@ static fathom_status build_experts(const model_flags *f, model_config *c, fathom
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "--experts-per-token: %lld: must be 1 to the number of experts, %lld",
                            (long long)f->experts_per_token, (long long)f->experts);
     if (f->mode && !routed)
-        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--mode: %s: needs --mod topk or token-choice", f->mode);
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--mode: %s: needs --mod", f->mode);
     if (f->no_op_experts && !integrated)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "--no-op-experts: needs --mode integrated");
+    if (!(f->expert_balance_weight >= 0 && isfinite(f->expert_balance_weight)))
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--expert-balance-weight: %g: must be 0 or above", f->expert_balance_weight);
     c->experts.router = c->mod.router == MOD_ROUTER_TOPK ? EXPERT_ROUTER_EXPERT_CHOICE : EXPERT_ROUTER_TOKEN_CHOICE;
     if (f->expert_router && !expert_router_parse(f->expert_router, &c->experts.router))
         return unknown("expert-router", f->expert_router, "token-choice, expert-choice", err);
@@ -185,8 +207,31 @@ static fathom_status build_experts(const model_flags *f, model_config *c, fathom
     c->experts.per_token = f->experts_per_token;
     c->experts.no_ops = !integrated ? 0 : f->no_op_experts ? f->no_op_experts : 1;
     c->experts.balance_weight = (float)f->expert_balance_weight;
+    if (integrated)
+        TRY(check_integrated(f, c, err));
+    if (model_has_expert_predictor(c) && c->mod.router == MOD_ROUTER_TOKEN_CHOICE)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--expert-router: expert-choice needs as many tokens of every sequence: it does not go "
+                           "with --mod token-choice");
     if (model_has_expert_predictor(c))
         c->experts.predictor_hidden = predictor_hidden(f, c);
+    return FATHOM_OK;
+}
+
+fathom_status model_flags_check_use(const model_flags *f, fathom_error *err)
+{
+    const model_flags d = model_flags_default();
+    const struct {
+        const char *name;
+        bool given;
+    } options[] = {{"mod-capacity", strcmp(f->mod_capacity, d.mod_capacity) != 0}, {"mod-capacity-schedule", f->mod_capacity_schedule},
+                   {"mod-every", f->mod_every != d.mod_every}, {"mod-layers", f->mod_layers}, {"mod-gate", f->mod_gate},
+                   {"mod-causal", f->mod_causal}, {"mod-aux-weight", f->mod_aux_weight != d.mod_aux_weight}, {"mod-unit", f->mod_unit},
+                   {"mod-route-kv", f->mod_route_kv}};
+    for (size_t i = 0; i < sizeof options / sizeof *options && strcmp(f->mod, "none") == 0; i++)
+        if (options[i].given)
+            return status_fail(err, FATHOM_INVALID_ARGUMENT, "--%s: needs --mod", options[i].name);
+    if (f->mod_predictor_hidden < 0)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--mod-predictor-hidden: %lld: must be 1 or more", (long long)f->mod_predictor_hidden);
     return FATHOM_OK;
 }
 
@@ -199,10 +244,11 @@ static fathom_status build_mod(const model_flags *f, model_config *c, fathom_err
         return unknown("mod-gate", f->mod_gate, "raw, sigmoid, one", err);
     if (!mod_causal_parse(f->mod_causal ? f->mod_causal : stochastic ? "noise" : choice ? "choice" : "predictor", &c->mod.causal))
         return unknown("mod-causal", f->mod_causal, "predictor, aux", err);
-    if (c->mod.router == MOD_ROUTER_NONE && (f->mod_unit || f->mod_route_kv))
-        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--%s: needs --mod", f->mod_unit ? "mod-unit" : "mod-route-kv");
     if (c->mod.router == MOD_ROUTER_NONE)
         return FATHOM_OK;
+    if (choice != (c->mod.causal == MOD_CAUSAL_CHOICE) || stochastic != (c->mod.causal == MOD_CAUSAL_NOISE))
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--mod-causal: %s: does not go with --mod %s%s", f->mod_causal, f->mod,
+                           choice || stochastic ? ", which has a rule of its own" : "");
     TRY(build_unit(f, c, err));
     TRY(choose_layers(f, c, err));
     TRY(set_capacities(f, c, err));
@@ -226,20 +272,20 @@ fathom_status model_flags_route(const model_flags *f, model_config *c, fathom_er
 fathom_status model_flags_build(const model_flags *f, int64_t vocab, model_config *out, fathom_error *err)
 {
     model_config c = model_config_default();
-    if (f->layers < 1 || f->layers > MODEL_MAX_LAYERS)
-        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--layers: %lld: must be 1 to %d", (long long)f->layers, MODEL_MAX_LAYERS);
-    if (f->dim < 1 || f->dim > 1 << 20)
-        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--dim: %lld: must be 1 to 1048576", (long long)f->dim);
+    c.layers = f->layers ? f->layers : c.layers;
+    c.dim = f->dim ? f->dim : c.dim;
+    c.seq_len = f->seq_len ? f->seq_len : c.seq_len;
+    if (c.layers < 1 || c.layers > MODEL_MAX_LAYERS)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--layers: %lld: must be 1 to %d", (long long)c.layers, MODEL_MAX_LAYERS);
+    if (c.dim < 1 || c.dim > 1 << 20)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--dim: %lld: must be 1 to 1048576", (long long)c.dim);
     if (f->vocab && f->vocab < vocab)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "--vocab: %lld: the tokenizer has %lld ids", (long long)f->vocab,
                            (long long)vocab);
     c.vocab = f->vocab ? f->vocab : vocab;
-    c.layers = f->layers;
-    c.dim = f->dim;
-    c.heads = f->heads ? f->heads : model_default_heads(f->dim);
+    c.heads = f->heads ? f->heads : model_default_heads(c.dim);
     c.kv_heads = f->kv_heads ? f->kv_heads : c.heads;
-    c.ffn = f->ffn ? f->ffn : model_default_ffn(f->dim);
-    c.seq_len = f->seq_len;
+    c.ffn = f->ffn ? f->ffn : model_default_ffn(c.dim);
     c.rope_theta = (float)f->rope_theta;
     c.norm_eps = (float)f->norm_eps;
     c.tied = !f->untied;

@@ -174,13 +174,13 @@ static const corpus_part *heldout_part(const train_command *c, const corpus *dat
 static fathom_status describe_plan(train_command *c, const model_config *config, const kernels *kn, const corpus *data,
                                    const corpus_part *heldout, fathom_error *err)
 {
-    const int64_t routed = model_routed_stages(config);
+    const int64_t routed = model_routed_layers(config);
     const train_memory memory = train_memory_plan(config, &c->options, heldout->count > 1, kn);
     progress_print(&c->progress, "%lld files, %.4g training tokens, %.4g held out%s", (long long)data->files,
                    (double)data->train.count, (double)heldout->count,
                    data->files_skipped ? "; files that are not text passed over" : "");
     progress_print(&c->progress, "%s model, %lld blocks (%lld routed) x %lld, %.4g parameters, %.4g forward FLOPs a token",
-                   routed ? "Mixture-of-Depths" : "plain", (long long)config->layers, (long long)routed,
+                   routed ? config->experts.count ? "Mixture-of-Depths-and-Experts" : "Mixture-of-Depths" : config->experts.count ? "mixture-of-experts" : "plain", (long long)config->layers, (long long)routed,
                    (long long)config->dim, (double)memory.parameters / sizeof(float),
                    flops_forward(config, config->seq_len, true) / (double)config->seq_len);
     progress_print(&c->progress,
@@ -192,30 +192,28 @@ static fathom_status describe_plan(train_command *c, const model_config *config,
     return train_memory_check(&memory, memory_available(), err);
 }
 
-/* The values of --init's model, and routers that let them work as they did. */
-static fathom_status convert(train_command *c, model *m, const corpus *data, fathom_error *err)
+/* Where the run starts: values from the seed, or --init's, and routers that let them work as they did. */
+static fathom_status start_values(train_command *c, model *m, const corpus *data, fathom_error *err)
 {
-    const model_config config = m->config;
-    const kernels kn = m->kn;
     double mean, deviation;
-    model_free(m);
-    TRY(conversion_load(m, &config, c->init, &kn, c->options.seed, err));
+    TRY(model_randomize(m, c->options.seed, err));
+    if (!c->init || c->resumed)
+        return FATHOM_OK;
+    TRY(conversion_load(m, c->init, c->converts, err));
     if (!c->converts)
         return FATHOM_OK;
     TRY(conversion_start_routers(m, &data->train, ROUTER_TOKENS, c->options.batch, &mean, &deviation, err));
     if (!isnan(mean))
-        progress_print(&c->progress, "%s: routers start at logits of %.3f, deviation %.3f; capacity falls from 1 over %lld steps", c->init,
-                       mean, deviation, (long long)c->options.capacity_warmup);
+        progress_print(&c->progress, "%s: routers start at logits of %.3f, deviation %.3f", c->init, mean, deviation);
+    if (c->options.capacity_warmup > 0)
+        progress_print(&c->progress, "capacity falls from 1 over %lld steps", (long long)c->options.capacity_warmup);
     return FATHOM_OK;
 }
 
 static fathom_status train(train_command *c, const tokenizer *tok, model *m, const corpus *data, const corpus_part *heldout,
                            train_summary *summary, fathom_error *err)
 {
-    if (c->init && !c->resumed)
-        TRY(convert(c, m, data, err));
-    else
-        TRY(model_randomize(m, c->options.seed, err));
+    TRY(start_values(c, m, data, err));
     const trainer_input in = {.m = m, .options = &c->options, .train = &data->train, .heldout = heldout,
                               .fingerprint = data->fingerprint, .dir = c->out, .resume = c->resume};
     trainer *t;
@@ -243,7 +241,7 @@ static fathom_status run(train_command *c, const tokenizer *tok, const model_con
     const corpus_part *heldout = heldout_part(c, &data, &validation);
     fathom_status status = load_data(c, tok, &data, &validation, err);
     if (status == FATHOM_OK && c->converts && !c->resumed && c->capacity_warmup == -1)
-        c->options.capacity_warmup = train_total_steps(&c->options, config, data.train.count / config->seq_len) / 5;
+        c->options.capacity_warmup = train_total_steps(&c->options, config, (data.train.count - 1) / config->seq_len) / 5;
     if (status == FATHOM_OK)
         status = describe_plan(c, config, &kn, &data, heldout, err);
     if (status == FATHOM_OK)
@@ -264,6 +262,19 @@ static fathom_status read_saved_shape(const char *dir, model_config *config, fat
     return status;
 }
 
+/* The model's own tokenizer, where it has one, must be what the run will use. */
+static fathom_status check_tokenizer(const char *dir, fathom_error *err)
+{
+    char *path = path_join(dir, "tokenizer.json");
+    tokenizer *own = NULL;
+    fathom_status status = path ? FATHOM_OK : status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
+    if (status == FATHOM_OK && path_exists(path))
+        status = tokenizer_load(path, &own, err);
+    tokenizer_free(own);
+    free(path);
+    return status;
+}
+
 /* --init's shape, routed as the options say. */
 static fathom_status read_init_shape(train_command *c, int64_t vocab, model_config *config, fathom_error *err)
 {
@@ -274,21 +285,24 @@ static fathom_status read_init_shape(train_command *c, int64_t vocab, model_conf
     if (config->vocab < vocab)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "--init: %s: vocab_size: %lld: the tokenizer has %lld ids", c->init,
                            (long long)config->vocab, (long long)vocab);
+    TRY(check_tokenizer(c->init, err));
     config->mod.budgets = 0; /* calibrated for weights that will change */
     if (model_flags_untouched(&c->shape))
         return FATHOM_OK;
-    c->converts = true;
     if (config->mod.router != MOD_ROUTER_NONE || config->experts.count > 0)
-        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--init: %s: is routed already: --mod and its kin go with a plain model", c->init);
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--init: %s: has routers or experts already: --mod and its kin go with a plain model",
+                           c->init);
     if (c->shape.experts)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "--init: %s: a plain model's MLP cannot be made into --experts", c->init);
-    return model_flags_route(&c->shape, config, err);
+    TRY(model_flags_route(&c->shape, config, err));
+    c->converts = config->mod.router != MOD_ROUTER_NONE;
+    return FATHOM_OK;
 }
 
 /* The shape of what will be trained: of the run that goes on, of --init's model, or as the options say. */
 static fathom_status choose_shape(train_command *c, const tokenizer *tok, model_config *config, fathom_error *err)
 {
-    if (c->resumed && (c->init || model_flags_untouched(&c->shape)))
+    if (c->resumed && model_flags_untouched(&c->shape))
         return read_saved_shape(c->out, config, err);
     if (c->init)
         return read_init_shape(c, tokenizer_vocab(tok), config, err);
@@ -310,6 +324,7 @@ static fathom_status check_command(train_command *c, const tokenizer *tok, int a
     if (!(c->val_fraction >= 0 && c->val_fraction < 1))
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "--val-fraction: %g: must be in [0, 1)", c->val_fraction);
     TRY(train_options_check(&c->options, err));
+    TRY(model_flags_check_use(&c->shape, err));
     TRY(choose_shape(c, tok, config, err));
     if (c->options.capacity_warmup > 0 && model_routed_stages(config) == 0)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "--mod-capacity-warmup: %lld: the model has no routed blocks",

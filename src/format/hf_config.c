@@ -181,7 +181,7 @@ static fathom_status read_layers(const json_fields *mod, int64_t layers, int64_t
 }
 
 /* The routed stages of the routed layers: one each, or where attention and MLP are routed apart, two. */
-static int64_t routed_stages(const model_config *c, const int64_t *layers, int64_t count, int64_t *stages)
+static int64_t stages_of_layers(const model_config *c, const int64_t *layers, int64_t count, int64_t *stages)
 {
     const mod_unit unit = c->mod.unit;
     int64_t n = 0;
@@ -267,7 +267,7 @@ static fathom_status read_mod(const json_fields *f, model_config *c, fathom_erro
     c->mod.dense_kv = !route_kv;
     TRY(read_layers(&mod, c->layers, layers, &count, err));
     const int64_t layer_count = count;
-    count = routed_stages(c, layers, layer_count, routed);
+    count = stages_of_layers(c, layers, layer_count, routed);
     TRY(read_per_layer(&mod, "capacity", routed, count, layer_count, "expected one number for each of mod.layers", c->mod.capacity, err));
     for (int64_t i = 0; i < count; i++) /* 0 would make a plain layer of it without a word */
         if (c->mod.capacity[routed[i]] == 0)
@@ -307,6 +307,8 @@ static fathom_status read_root(const json_fields *f, model_config *c, fathom_err
         TRY(read_experts(f, c, err));
     if (ours && (!experts || json_field_has(f, "mod")))
         TRY(read_mod(f, c, err));
+    if (ours && !experts)
+        TRY(refuse_present(f, "experts", err));
     for (int i = 0; !ours && i < 3; i++)
         TRY(refuse_present(f, (const char *[]){"mod", "num_local_experts", "experts"}[i], err));
     fathom_error problem;

@@ -61,7 +61,7 @@ fathom_model_info fathom_model_describe(const fathom_model *model)
     const model_config *c = &model->m.config;
     return (fathom_model_info){.vocab = c->vocab, .dim = c->dim, .layers = c->layers, .heads = c->heads,
                                .kv_heads = c->kv_heads, .ffn = c->ffn, .max_tokens = c->seq_len,
-                               .params = model->m.list.size, .routed_layers = model_routed_stages(c)};
+                               .params = model->m.list.size, .routed_layers = model_routed_layers(c)};
 }
 
 fathom_status fathom_encode(const fathom_model *model, const char *text, size_t bytes, int32_t *ids, size_t capacity,

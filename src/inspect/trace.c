@@ -24,10 +24,10 @@ static trace_layer *find(trace *t, int64_t stage)
 
 static float gate(const model_config *c, float r)
 {
-    if (c->mod.router == MOD_ROUTER_STOCHASTIC || c->mod.gate == MOD_GATE_ONE)
-        return 1;
     if (c->experts.mode == EXPERT_MODE_INTEGRATED) /* the sum of the experts' weights */
         return r;
+    if (c->mod.router == MOD_ROUTER_STOCHASTIC || c->mod.gate == MOD_GATE_ONE)
+        return 1;
     return c->mod.gate == MOD_GATE_RAW ? r : 1 / (1 + expf(-r));
 }
 
@@ -44,7 +44,7 @@ static void record(void *user, int64_t stage, const route *r, int64_t B, int64_t
     for (int64_t i = 0; i < r->n; i++)
         to->routed[rec->begin + rec->index[i]] = 1;
     to->selected += r->n;
-    if (r->rule && (rec->t->routing == ROUTING_CAUSAL || rec->t->scored))
+    if (rec->m->config.experts.mode == EXPERT_MODE_STAGED && (rec->t->routing == ROUTING_CAUSAL || rec->t->scored))
         kn->mem_download(kn, to->rule + rec->begin, r->rule, (size_t)T * sizeof *to->rule);
 }
 

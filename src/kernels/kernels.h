@@ -212,7 +212,7 @@ typedef struct kernel_sizes {
     X(void, gather_int, (const kernels *kn, int32_t *to, const int32_t *from, const int32_t *index, int64_t n))        \
     /* Experts, E of them, on n tokens; matrices [E, n]. p: logits become probabilities, a softmax over the experts of each token */ \
     X(void, expert_softmax, (const kernels *kn, float *p, int64_t E, int64_t n))                                       \
-    /* The K largest p of each token, ties to the lower expert, NaN below every number: chosen = p there, -1 elsewhere;  \
+    /* The K largest p of each token, ties to the lower expert, NaN below every number: chosen = 1 there, 0 elsewhere;   \
      * count [E] (host): tokens that chose each expert */                                                              \
     X(void, expert_choose, (const kernels *kn, float *chosen, int64_t *count, const float *p, int64_t E, int64_t n, int64_t K)) \
     /* dp becomes the logits' gradient: d_e = dp_e + shift_e (shift [E], host; NULL = 0), dp_e = p_e (d_e - sum p d) */ \

@@ -529,17 +529,16 @@ static void ref_expert_choose(const kernels *kn, float *chosen, int64_t *count, 
     (void)kn;
     for (int64_t e = 0; e < E; e++)
         count[e] = 0;
-    for (int64_t i = 0; i < E * n; i++)
-        chosen[i] = -1;
+    memset(chosen, 0, (size_t)(E * n) * sizeof *chosen);
     for (int64_t i = 0; i < n; i++)
         for (int64_t k = 0; k < K; k++) {
             int64_t best = -1;
             for (int64_t e = 0; e < E; e++) {
                 const float x = p[e * n + i];
-                if (chosen[e * n + i] == -1 && (best < 0 || x > p[best * n + i] || (isnan(p[best * n + i]) && !isnan(x))))
+                if (chosen[e * n + i] == 0 && (best < 0 || x > p[best * n + i] || (isnan(p[best * n + i]) && !isnan(x))))
                     best = e;
             }
-            chosen[best * n + i] = p[best * n + i];
+            chosen[best * n + i] = 1;
             count[best]++;
         }
 }

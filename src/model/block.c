@@ -25,39 +25,34 @@ static int64_t larger(int64_t a, int64_t b)
     return a > b ? a : b;
 }
 
-static float *floats(arena *a, int64_t n, int64_t width)
-{
-    return arena_alloc(a, (size_t)n, (size_t)width * sizeof(float));
-}
-
 static void plan_attention(const model_config *c, arena *a, const block_sizes *s, block_acts *out)
 {
-    out->h1 = floats(a, s->n, c->dim);
-    out->qkv = floats(a, s->n, qkv_width(c));
-    out->att = floats(a, s->n, q_width(c));
+    out->h1 = arena_floats(a, s->n, c->dim);
+    out->qkv = arena_floats(a, s->n, qkv_width(c));
+    out->att = arena_floats(a, s->n, q_width(c));
     if (s->dense) {
-        out->h_all = floats(a, s->all, c->dim);
-        out->kv = floats(a, s->all, kv_width(c));
+        out->h_all = arena_floats(a, s->all, c->dim);
+        out->kv = arena_floats(a, s->all, kv_width(c));
     }
     if (s->backward) {
-        out->rstd1 = floats(a, s->dense ? s->all : s->n, 1);
-        out->lse = floats(a, s->n, c->heads);
-        out->x_all = s->dense ? floats(a, s->all, c->dim) : NULL;
+        out->rstd1 = arena_floats(a, s->dense ? s->all : s->n, 1);
+        out->lse = arena_floats(a, s->n, c->heads);
+        out->x_all = s->dense ? arena_floats(a, s->all, c->dim) : NULL;
     }
 }
 
 static void plan_mlp(const model_config *c, arena *a, const block_sizes *s, block_acts *out)
 {
-    out->h2 = floats(a, s->n, c->dim);
+    out->h2 = arena_floats(a, s->n, c->dim);
     if (c->experts.count > 0) {
         expert_acts_plan(c, a, s->n, s->expert_rows, s->backward, &out->experts);
     } else {
-        out->gate_up = floats(a, s->n, 2 * c->ffn);
-        out->act = floats(a, s->n, c->ffn);
+        out->gate_up = arena_floats(a, s->n, 2 * c->ffn);
+        out->act = arena_floats(a, s->n, c->ffn);
     }
     if (s->backward) {
-        out->mid = s->stage.attention ? floats(a, s->n, c->dim) : NULL;
-        out->rstd2 = floats(a, s->n, 1);
+        out->mid = s->stage.attention ? arena_floats(a, s->n, c->dim) : NULL;
+        out->rstd2 = arena_floats(a, s->n, 1);
     }
 }
 
@@ -68,43 +63,32 @@ void block_acts_plan(const model_config *c, arena *a, const block_sizes *s, bloc
         plan_attention(c, a, s, out);
     if (s->stage.mlp)
         plan_mlp(c, a, s, out);
-    out->u = s->shared_u ? s->shared_u : floats(a, s->n, c->dim);
+    out->u = s->shared_u ? s->shared_u : arena_floats(a, s->n, c->dim);
     if (s->backward)
-        out->x_in = floats(a, s->n, c->dim);
+        out->x_in = arena_floats(a, s->n, c->dim);
 }
 
 void block_temps_plan(const model_config *c, arena *a, int64_t n, block_temps *out)
 {
     *out = (block_temps){
-        .du = floats(a, n, c->dim),
-        .dmid = floats(a, n, c->dim),
-        .dh = floats(a, n, c->dim),
-        .narrow = floats(a, n, larger(c->ffn, q_width(c))),
-        .dqkv = floats(a, n, qkv_width(c)),
-        .dlogit = floats(a, n, 1),
+        .du = arena_floats(a, n, c->dim),
+        .dmid = arena_floats(a, n, c->dim),
+        .dh = arena_floats(a, n, c->dim),
+        .narrow = arena_floats(a, n, larger(c->ffn, q_width(c))),
+        .dqkv = arena_floats(a, n, qkv_width(c)),
+        .dlogit = arena_floats(a, n, 1),
     };
     if (c->mod.dense_kv) {
-        out->dh_all = floats(a, n, c->dim);
-        out->dkv = floats(a, n, kv_width(c));
+        out->dh_all = arena_floats(a, n, c->dim);
+        out->dkv = arena_floats(a, n, kv_width(c));
     }
-}
-
-static void gather_rows(const kernels *kn, float *to, const float *from, const int32_t *index, int64_t n, int64_t d)
-{
-    kn->embed_forward(kn, to, (weight){.data = from}, index, n, d); /* the same: to_i = from[index_i] */
-}
-
-/* Are keys and values those of every row, and the queries fewer? */
-static bool dense(const block_work *b)
-{
-    return b->env->config->mod.dense_kv && b->r->index;
 }
 
 /* Queries, keys and values are the columns of one buffer, or keys and values have one of their own. */
 static attention_args attention_on(const block_work *b, const block_acts *acts)
 {
     const model_config *c = b->env->config;
-    const float *kv = dense(b) ? acts->kv : acts->qkv + q_width(c);
+    const float *kv = b->all ? acts->kv : acts->qkv + q_width(c);
     attention_args a = {
         .sequences = b->r->sequences,
         .heads = c->heads,
@@ -114,15 +98,15 @@ static attention_args attention_on(const block_work *b, const block_acts *acts)
         .q = acts->qkv,
         .k = kv,
         .v = kv + c->kv_heads * c->head_dim,
-        .q_stride = dense(b) ? q_width(c) : qkv_width(c),
-        .kv_stride = dense(b) ? kv_width(c) : qkv_width(c),
+        .q_stride = b->all ? q_width(c) : qkv_width(c),
+        .kv_stride = b->all ? kv_width(c) : qkv_width(c),
         .kv_head_stride = c->head_dim,
         .scale = 1 / sqrtf((float)c->head_dim),
         .out = acts->att,
         .lse = acts->lse,
         .scratch = b->env->scratch,
     };
-    if (dense(b)) {
+    if (b->all) {
         a.kv_start = b->all->start;
         a.q_position = b->r->position; /* keys begin at position 0 */
     }
@@ -132,7 +116,7 @@ static attention_args attention_on(const block_work *b, const block_acts *acts)
 /* The rows whose keys and values are made. */
 static const rows *kv_rows(const block_work *b)
 {
-    return dense(b) ? b->all : b->r;
+    return b->all ? b->all : b->r;
 }
 
 /* One copy a head for keys and one for values: its rows come from the columns of qkv. */
@@ -160,7 +144,7 @@ static void project(const block_work *b, const float *x, const block_acts *acts)
     const kernels *kn = b->env->kn;
     const model_config *c = b->env->config;
     const int64_t n = b->r->n, d = c->dim;
-    const bool all = dense(b);
+    const bool all = b->all != NULL;
     kn->norm_forward(kn, &(norm_args){.n = kv_rows(b)->n, .d = d, .eps = c->norm_eps, .x = x, .index = all ? NULL : b->r->index,
                                       .weight = b->p->norm1, .out = all ? acts->h_all : acts->h1,
                                       .saved = all ? acts->x_all : acts->x_in, .rstd = acts->rstd1});
@@ -216,8 +200,6 @@ static void mlp_update(const block_work *b, const float *x, const block_acts *ac
     if (c->experts.count > 0) {
         if (!after)
             kn->mem_zero(kn, acts->u, (size_t)(n * d) * sizeof(float));
-        b->experts->n = n;
-        b->experts->sequences = b->r->sequences;
         experts_forward(env, b->p, b->w, acts->h2, &acts->experts, b->experts, acts->u);
         return;
     }
@@ -244,8 +226,6 @@ static void mlp_backward(const block_work *b, const layer_params *g, const block
     const int64_t n = b->r->n, d = c->dim;
     const bool after = b->stage.attention;
     if (c->experts.count > 0) {
-        b->experts->n = n;
-        b->experts->sequences = b->r->sequences;
         experts_backward(env, w, g, acts->h2, &acts->experts, b->experts, t->du, t->narrow, t->dh);
     } else {
         product_backward(env, t->narrow, g->down, t->du, acts->act, w->down, n, c->ffn, d);
@@ -267,7 +247,7 @@ static void project_backward(const block_work *b, const layer_params *g, const b
     const layer_params *w = b->p;
     const rows *r = b->r;
     const int64_t d = c->dim, kv_at = q_width(c) * d;
-    if (!dense(b)) {
+    if (!b->all) {
         rope(env, t->dqkv, qkv_width(c), r, c->heads + c->kv_heads, -1);
         product_backward(env, t->dh, g->qkv, t->dqkv, acts->h1, w->qkv, r->n, d, qkv_width(c));
         kn->norm_backward(kn, &(norm_args){.n = r->n, .d = d, .index = r->index, .x = acts->x_in, .weight = w->norm1,
@@ -293,7 +273,7 @@ static void attention_backward(const block_work *b, const layer_params *g, const
     const model_config *c = b->env->config;
     product_backward(b->env, t->narrow, g->out, t->du, acts->att, b->p->out, b->r->n, q_width(c), c->dim);
     attention_args att = attention_on(b, acts);
-    float *dkv = dense(b) ? t->dkv : t->dqkv + q_width(c);
+    float *dkv = b->all ? t->dkv : t->dqkv + q_width(c);
     att.dout = t->narrow;
     att.dq = t->dqkv;
     att.dk = dkv;

@@ -64,8 +64,8 @@ typedef struct block_work {
     const layer_params *p;
     const layer_weights *w;
     const rows *r;
-    const rows *all; /* every row of the stream: whose keys and values are read, where they are dense */
-    expert_pass *experts; /* where there are experts; n and sequences are r's */
+    const rows *all; /* every row of the stream, whose keys and values are read; NULL where they are the rows' own */
+    expert_pass *experts; /* what the experts are to do, and did; NULL where there are none */
 } block_work;
 
 /* Room for a stage's n rows of `all`; expert_rows: of its experts, see experts.h. shared_u: a stage whose update is not needed again

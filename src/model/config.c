@@ -219,6 +219,8 @@ static fathom_status check_integrated(const model_config *c, fathom_error *err)
                            mod_causal_name(c->mod.causal));
     if (c->mod.unit != MOD_UNIT_BLOCK || c->mod.dense_kv)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "mod.unit: experts.mode integrated routes the MLP's experts alone");
+    if (c->mod.budgets > 0)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "mod.calibration: experts.mode integrated has no thresholds to calibrate");
     return check_range("experts.no_ops", c->experts.no_ops, 1, MODEL_MAX_EXPERTS, err);
 }
 
@@ -229,6 +231,9 @@ static fathom_status check_experts(const model_config *c, fathom_error *err)
     if (c->experts.mode == EXPERT_MODE_INTEGRATED)
         TRY(check_integrated(c, err));
     TRY(check_range("num_local_experts", c->experts.count, 0, MODEL_MAX_EXPERTS, err));
+    TRY(check_range("experts.predictor_hidden", c->experts.predictor_hidden, 0, MAX_WIDTH, err));
+    if (c->experts.mode == EXPERT_MODE_STAGED)
+        TRY(check_range("experts.no_ops", c->experts.no_ops, 0, 0, err));
     if (c->experts.count == 0)
         return FATHOM_OK;
     TRY(check_range("num_experts_per_tok", c->experts.per_token, 1, c->experts.count, err));
@@ -281,6 +286,17 @@ int64_t model_skipping_stages(const model_config *c)
 int64_t model_routed_stages(const model_config *c)
 {
     return c->experts.mode == EXPERT_MODE_INTEGRATED ? 0 : model_skipping_stages(c);
+}
+
+int64_t model_routed_layers(const model_config *c)
+{
+    int64_t count = 0;
+    for (int64_t s = 0, last = -1; s < model_stages(c); s++) {
+        const int64_t layer = model_stage_at(c, s).layer;
+        count += model_stage_skips(c, s) && layer != last;
+        last = model_stage_skips(c, s) ? layer : last;
+    }
+    return count;
 }
 
 bool model_causal_as_trained(const model_config *c)

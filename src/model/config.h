@@ -119,9 +119,16 @@ static inline bool model_stage_routed(const model_config *c, int64_t stage)
 {
     return model_stage_skips(c, stage) && c->experts.mode != EXPERT_MODE_INTEGRATED;
 }
+/* Are keys and values those of every row, and the queries fewer? */
+static inline bool model_stage_dense(const model_config *c, int64_t stage)
+{
+    return c->mod.dense_kv && model_stage_routed(c, stage) && model_stage_at(c, stage).attention;
+}
 int64_t model_skipping_stages(const model_config *c);
 int64_t model_routed_stages(const model_config *c);
-/* No-op experts of a layer. */
+/* Layers that have a skipping stage. */
+int64_t model_routed_layers(const model_config *c);
+/* No-op experts of a layer, which is its one stage then: integrated mode routes no halves apart. */
 static inline int64_t model_layer_no_ops(const model_config *c, int64_t layer)
 {
     return c->experts.mode == EXPERT_MODE_INTEGRATED && model_stage_skips(c, layer) ? c->experts.no_ops : 0;

@@ -3,11 +3,6 @@
 
 #include "model/products.h"
 
-static float *floats(arena *a, int64_t n, int64_t width)
-{
-    return arena_alloc(a, (size_t)n, (size_t)width * sizeof(float));
-}
-
 static predictor_shape rule_shape(const model_config *c)
 {
     return (predictor_shape){c->experts.predictor_hidden, c->experts.count};
@@ -16,12 +11,12 @@ static predictor_shape rule_shape(const model_config *c)
 void expert_acts_plan(const model_config *c, arena *a, int64_t n, int64_t rows, bool keep, expert_acts *out)
 {
     *out = (expert_acts){
-        .p = floats(a, n, c->experts.count + c->experts.no_ops),
+        .p = arena_floats(a, n, c->experts.count + c->experts.no_ops),
         .index = arena_alloc(a, (size_t)rows, sizeof(int32_t)),
-        .x = floats(a, rows, c->dim),
-        .gate_up = floats(a, rows, 2 * c->ffn),
-        .act = floats(a, rows, c->ffn),
-        .out = floats(a, rows, c->dim),
+        .x = arena_floats(a, rows, c->dim),
+        .gate_up = arena_floats(a, rows, 2 * c->ffn),
+        .act = arena_floats(a, rows, c->ffn),
+        .out = arena_floats(a, rows, c->dim),
         .keep = keep,
     };
 }
@@ -29,19 +24,19 @@ void expert_acts_plan(const model_config *c, arena *a, int64_t n, int64_t rows, 
 void expert_temps_plan(const model_config *c, arena *a, int64_t n, bool train, expert_temps *out)
 {
     const int64_t E = c->experts.count, all = E + c->experts.no_ops;
-    *out = (expert_temps){.value = floats(a, n, 1)};
+    *out = (expert_temps){.value = arena_floats(a, n, 1)};
     if (c->experts.router == EXPERT_ROUTER_TOKEN_CHOICE) {
-        out->chosen = floats(a, n, all);
+        out->chosen = arena_floats(a, n, all);
     } else {
         const predictor_shape shape = rule_shape(c);
-        out->rule = floats(a, n, E);
+        out->rule = arena_floats(a, n, E);
         out->member = arena_alloc(a, (size_t)(E * n), 1);
         predictor_temps_plan(&shape, a, n, train, &out->predictor);
     }
     if (train) {
-        out->dp = floats(a, n, all);
-        out->dout = floats(a, n, c->dim);
-        out->dx = floats(a, n, c->dim);
+        out->dp = arena_floats(a, n, all);
+        out->dout = arena_floats(a, n, c->dim);
+        out->dx = arena_floats(a, n, c->dim);
     }
 }
 
@@ -84,7 +79,7 @@ static int64_t take(const model_env *env, const expert_acts *acts, expert_pass *
     if (c->experts.router == EXPERT_ROUTER_TOKEN_CHOICE) {
         const bool limited = !pass->causal && model_layer_no_ops(c, pass->layer) > 0;
         const int64_t B = limited ? pass->sequences : 1;
-        pass->dropped += kn->above(kn, index, t->starts, t->chosen + e * n, -0.5f, limited ? k : n, B, n / B);
+        pass->dropped += kn->above(kn, index, t->starts, t->chosen + e * n, 0.5f, limited ? k : n, B, n / B);
         return t->starts[B];
     }
     if (pass->causal) {
@@ -93,11 +88,6 @@ static int64_t take(const model_env *env, const expert_acts *acts, expert_pass *
     }
     kn->topk(kn, index, t->member + e * n, acts->p + e * n, pass->sequences, m, k, env->scratch);
     return pass->sequences * k;
-}
-
-static void gather_rows(const kernels *kn, float *to, const float *from, const int32_t *index, int64_t n, int64_t d)
-{
-    kn->embed_forward(kn, to, (weight){.data = from}, index, n, d); /* the same: to_i = from[index_i] */
 }
 
 /* Expert e on the rows that it took, from row `at` of what is kept on. */
@@ -177,7 +167,7 @@ void experts_forward(const model_env *env, const layer_params *p, const layer_we
     acts->start[0] = 0;
     for (int64_t e = 0; e < env->config->experts.count; e++) {
         const int64_t at = acts->keep ? acts->start[e] : 0, rows = take(env, acts, pass, e, acts->index + at);
-        acts->start[e + 1] = acts->start[e] + (int32_t)rows;
+        acts->start[e + 1] = acts->start[e] + rows;
         if (rows > 0)
             run_expert(env, w, y, acts, pass, e, at, rows, u);
     }

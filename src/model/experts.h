@@ -16,7 +16,7 @@
 typedef struct expert_acts {
     float *p;        /* [E + N, n] */
     int32_t *index;  /* [rows] the rows of y that each expert took, ascending */
-    int32_t *start;  /* host [E + 1]: expert e has the rows [start[e], start[e + 1]) */
+    int64_t *start;  /* host [E + 1]: expert e has the rows [start[e], start[e + 1]) */
     int64_t *count;  /* host [E + N]: token-choice: tokens that chose each, before any was dropped */
     float *x, *gate_up, *act, *out; /* [rows, d], [rows, 2 f], [rows, f], [rows, d] */
     bool keep;

@@ -35,7 +35,7 @@ fathom_status model_load(model *out, const char *dir, const kernels *kn, fathom_
 fathom_status model_save(const model *m, const char *dir, fathom_error *err);
 /* Reads the parameters from one file into an fp32 model of that shape; bf16 is widened, q8 refused. */
 fathom_status model_read_values(model *m, const char *path, fathom_error *err);
-/* The same from the file of a plain model: what routes is not there and keeps its values. */
+/* The same from a file that need not have what routes (".mod." in its name): that then keeps its values. */
 fathom_status model_read_common(model *m, const char *path, fathom_error *err);
 
 /* Blocks laid out as the parameters (values, moments, gradients) as one file: a tensor is called prefix + parameter's name. */

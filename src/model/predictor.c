@@ -1,17 +1,12 @@
 /* The predictor: see predictor.h. */
 #include "model/predictor.h"
 
-static float *floats(arena *a, int64_t n, int64_t width)
-{
-    return arena_alloc(a, (size_t)n, (size_t)width * sizeof(float));
-}
-
 void predictor_temps_plan(const predictor_shape *shape, arena *a, int64_t n, bool train, predictor_temps *out)
 {
-    *out = (predictor_temps){.pre = floats(a, n, shape->hidden), .hidden = floats(a, n, shape->hidden)};
+    *out = (predictor_temps){.pre = arena_floats(a, n, shape->hidden), .hidden = arena_floats(a, n, shape->hidden)};
     if (train) {
-        out->dhidden = floats(a, n, shape->hidden);
-        out->dlogit = floats(a, n, shape->outputs);
+        out->dhidden = arena_floats(a, n, shape->hidden);
+        out->dlogit = arena_floats(a, n, shape->outputs);
     }
 }
 

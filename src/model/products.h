@@ -1,4 +1,4 @@
-/* The products of a block: y = x w^T and its gradients, in the pass's precision. */
+/* What the parts of a block share: products y = x w^T and their gradients in the pass's precision, and rows gathered. */
 #ifndef FATHOM_MODEL_PRODUCTS_H
 #define FATHOM_MODEL_PRODUCTS_H
 
@@ -20,6 +20,12 @@ static inline void product_backward(const model_env *env, float *dx, float *dw, 
     env->kn->gemm(env->kn, &(gemm_args){.trans_a = true, .m = out, .n = in, .k = n, .a = dy, .lda = out, .b = x,
                                         .ldb = in, .c = dw, .ldc = in, .alpha = 1, .beta = 1, .bf16 = env->bf16,
                                         .scratch = env->scratch});
+}
+
+/* to_i [n, d] = from[index_i]: what the embedding's kernel does with a table. */
+static inline void gather_rows(const kernels *kn, float *to, const float *from, const int32_t *index, int64_t n, int64_t d)
+{
+    kn->embed_forward(kn, to, (weight){.data = from}, index, n, d);
 }
 
 #endif

@@ -3,22 +3,17 @@
 
 #include "base/rng.h"
 
-static float *floats(arena *a, int64_t n, int64_t width)
-{
-    return arena_alloc(a, (size_t)n, (size_t)width * sizeof(float));
-}
-
 void route_plan(const model_config *c, arena *a, int64_t tokens, int64_t chosen, bool train, route *out)
 {
     *out = (route){
-        .logit = floats(a, tokens, 1),
+        .logit = arena_floats(a, tokens, 1),
         .member = arena_alloc(a, (size_t)tokens, 1),
         .index = arena_alloc(a, (size_t)chosen, sizeof(int32_t)),
         .position = arena_alloc(a, (size_t)chosen, sizeof(int32_t)),
     };
-    out->rule = c->mod.causal == MOD_CAUSAL_PREDICTOR ? floats(a, tokens, 1) : out->logit;
+    out->rule = c->mod.causal == MOD_CAUSAL_PREDICTOR ? arena_floats(a, tokens, 1) : out->logit;
     if (train && (c->mod.causal == MOD_CAUSAL_AUX || c->mod.causal == MOD_CAUSAL_CHOICE))
-        out->dlogit = floats(a, tokens, 1);
+        out->dlogit = arena_floats(a, tokens, 1);
 }
 
 predictor_shape router_predictor(const model_config *c)

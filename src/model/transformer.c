@@ -1,4 +1,6 @@
 /* The passes over the whole model: see transformer.h. */
+#include <assert.h>
+
 #include "model/flops.h"
 #include "model/products.h"
 #include "model/workspace.h"
@@ -102,43 +104,44 @@ static void route_stage(workspace *ws, pass *p, int64_t stage)
         ws->visitor(ws->visitor_user, stage, r, p->B, p->T);
 }
 
-static expert_pass expert_pass_of(const workspace *ws, const pass *p, int64_t stage)
+/* What a stage's experts are to do on the rows r. */
+static expert_pass expert_pass_of(const workspace *ws, const pass *p, int64_t stage, const rows *r)
 {
     const model_config *c = &ws->m->config;
     const int64_t layer = model_stage_at(c, stage).layer;
-    return (expert_pass){.layer = layer, .causal = p->routing == ROUTING_CAUSAL, .score = scores(p), .scale = p->rule_scale,
-                         .grads = p->grads ? &p->grads->layer[layer] : NULL, .temps = &ws->experts,
-                         .taken = ws->visitor && model_layer_no_ops(c, layer) > 0 ? ws->routes[stage].logit : NULL};
+    return (expert_pass){.layer = layer, .n = r->n, .sequences = r->sequences, .causal = p->routing == ROUTING_CAUSAL, .score = scores(p),
+                         .scale = p->rule_scale, .grads = p->grads ? &p->grads->layer[layer] : NULL, .temps = &ws->experts,
+                         .taken = model_layer_no_ops(c, layer) > 0 ? ws->routes[stage].logit : NULL};
 }
 
-/* What a layer's experts did, into the result; for a visitor the layer looks as if it had been routed, by the sum of p. */
+/* What a layer's experts did, into the result; one with no-op experts looks as if it had been routed, by the sum of p. */
 static void count_experts(workspace *ws, pass *p, int64_t stage, const expert_pass *experts)
 {
-    const model_config *c = &ws->m->config;
     const kernels *kn = ws->env.kn;
     p->result.aux_loss += experts->loss;
     p->result.agreed += experts->agreed;
     p->result.decided += experts->decided;
     p->result.dropped += experts->dropped;
-    if (model_layer_no_ops(c, experts->layer) == 0)
+    if (!experts->taken)
         return;
-    p->result.routed += experts->rows;
-    p->result.routable += experts->n * c->experts.per_token;
-    if (experts->taken) {
-        route *r = &ws->routes[stage];
-        kn->above(kn, r->index, r->start, r->logit, 0, p->T, p->B, p->T);
-        r->n = r->start[p->B];
-        r->x = ws->x;
-        kn->gather_int(kn, r->position, ws->position, r->index, r->n);
+    route *r = &ws->routes[stage];
+    kn->above(kn, r->index, r->start, r->logit, 0, p->T, p->B, p->T);
+    r->n = r->start[p->B];
+    r->x = ws->x;
+    kn->gather_int(kn, r->position, ws->position, r->index, r->n);
+    p->result.routed += r->n;
+    p->result.routable += experts->n;
+    if (ws->visitor)
         ws->visitor(ws->visitor_user, stage, r, p->B, p->T);
-    }
 }
 
 static block_work work_on(const workspace *ws, int64_t stage, const rows *r, const rows *all, expert_pass *experts)
 {
-    const model_stage at = model_stage_at(&ws->m->config, stage);
+    const model_config *c = &ws->m->config;
+    const model_stage at = model_stage_at(c, stage);
     return (block_work){.env = &ws->env, .stage = at, .p = &ws->m->params.layer[at.layer], .w = &ws->m->weights.layer[at.layer],
-                        .r = r, .all = all, .experts = experts};
+                        .r = r, .all = model_stage_dense(c, stage) ? all : NULL,
+                        .experts = c->experts.count > 0 && at.mlp ? experts : NULL};
 }
 
 static void run_stage(workspace *ws, pass *p, int64_t stage)
@@ -147,7 +150,6 @@ static void run_stage(workspace *ws, pass *p, int64_t stage)
     const kernels *kn = ws->env.kn;
     const bool routed = model_stage_routed(c, stage);
     const model_stage at = model_stage_at(c, stage);
-    const bool dense = routed && c->mod.dense_kv && at.attention, experts = c->experts.count > 0 && at.mlp;
     kv_layer *cache = p->cache && at.attention ? &p->cache[at.layer] : NULL;
     const rows all = all_rows(ws, p->B, p->T);
     rows r = all;
@@ -155,14 +157,14 @@ static void run_stage(workspace *ws, pass *p, int64_t stage)
         route_stage(ws, p, stage);
         r = routed_rows(&ws->routes[stage], p->B);
     }
-    if (r.n == 0 && !dense)
-        return;
-    stage_work done = {.n = (double)r.n, .kv = (double)(dense ? all.n : r.n)};
-    done.pairs = at.attention ? visible_pairs(ws, &r, cache, dense) : 0;
-    expert_pass choice = expert_pass_of(ws, p, stage);
+    expert_pass choice = expert_pass_of(ws, p, stage, &r);
     const block_work b = work_on(ws, stage, &r, &all, &choice);
+    if (r.n == 0 && !b.all)
+        return;
+    stage_work done = {.n = (double)r.n, .kv = (double)(b.all ? all.n : r.n)};
+    done.pairs = at.attention ? visible_pairs(ws, &r, cache, b.all) : 0;
     block_update(&b, ws->x, &ws->acts[stage], cache);
-    if (experts && r.n > 0) {
+    if (b.experts && r.n > 0) {
         count_experts(ws, p, stage, &choice);
         done.expert_rows = (double)choice.rows;
         done.judged = model_has_expert_predictor(c) && (choice.causal || choice.score) ? (double)r.n : 0;
@@ -227,12 +229,15 @@ static void recompute_stage(workspace *ws, const block_work *b, int64_t stage)
 {
     block_acts acts = ws->acts[stage];
     rows packed = *b->r;
-    expert_pass again = *b->experts;
+    expert_pass again;
     block_work work = *b;
-    work.experts = &again;
-    again.score = false;
-    again.taken = NULL;
-    if (acts.x_all && b->r->index && b->env->config->mod.dense_kv && b->stage.attention) {
+    if (b->experts) {
+        again = *b->experts;
+        again.score = false;
+        again.taken = NULL;
+        work.experts = &again;
+    }
+    if (b->all) {
         const float *x = acts.x_all;
         acts.x_all = NULL;
         block_update(&work, x, &acts, NULL);
@@ -252,7 +257,7 @@ static void backward_rows(workspace *ws, const pass *p, int64_t stage, const row
     const block_acts *acts = &ws->acts[stage];
     const block_temps *t = &ws->temps;
     const rows all = all_rows(ws, p->B, p->T);
-    expert_pass experts = expert_pass_of(ws, p, stage);
+    expert_pass experts = expert_pass_of(ws, p, stage, r);
     const block_work b = work_on(ws, stage, r, &all, &experts);
     if (ws->kind & WORKSPACE_RECOMPUTE)
         recompute_stage(ws, &b, stage);
@@ -282,6 +287,7 @@ static void backward_stage(workspace *ws, const pass *p, int64_t stage)
 
 pass_result transformer_train(workspace *ws, const model_params *grads, const train_input *in)
 {
+    assert(in->widen == 0 || (ws->kind & WORKSPACE_WIDE));
     const model_config *c = &ws->m->config;
     const kernels *kn = ws->env.kn;
     const int64_t n = ws->B * ws->T;

@@ -14,11 +14,6 @@ static int64_t head_rows_for(const model_config *c, int64_t tokens)
     return n < tokens ? n : tokens;
 }
 
-static float *floats(arena *a, int64_t n, int64_t width)
-{
-    return arena_alloc(a, (size_t)n, (size_t)width * sizeof(float));
-}
-
 /* Elements of the two larger operands of y [n, out] = x [n, in] w^T and of its backward products. */
 static int64_t product_floats(int64_t n, int64_t in, int64_t out)
 {
@@ -90,7 +85,7 @@ static block_sizes stage_sizes(const workspace *ws, int64_t stage, float *u)
     const int64_t k = routed ? model_widened_tokens(c, stage, ws->T, ws->kind & WORKSPACE_WIDE ? 1 : 0) : ws->T;
     block_sizes s = {.stage = model_stage_at(c, stage), .n = ws->B * k, .all = ws->B * ws->T, .backward = true,
                      .shared_u = routed ? NULL : u};
-    s.dense = routed && c->mod.dense_kv && s.stage.attention;
+    s.dense = model_stage_dense(c, stage);
     s.expert_rows = c->experts.count > 0 ? model_expert_rows(c, s.stage.layer, ws->B, k) : 0;
     return s;
 }
@@ -111,9 +106,9 @@ static void plan_training(workspace *ws, arena *a, int64_t tokens, float *u)
         block_acts acts = shared;
         route r = {0};
         if (recompute && sizes.dense)
-            acts.x_all = floats(a, tokens, c->dim);
+            acts.x_all = arena_floats(a, tokens, c->dim);
         else if (recompute)
-            acts.x_in = floats(a, sizes.n, c->dim);
+            acts.x_in = arena_floats(a, sizes.n, c->dim);
         else
             block_acts_plan(c, a, &sizes, &acts);
         if (model_stage_skips(c, s))
@@ -123,7 +118,7 @@ static void plan_training(workspace *ws, arena *a, int64_t tokens, float *u)
             ws->routes[s] = r;
         }
     }
-    ws->dx = floats(a, tokens, c->dim);
+    ws->dx = arena_floats(a, tokens, c->dim);
     block_temps_plan(c, a, tokens, &ws->temps);
 }
 
@@ -146,13 +141,13 @@ static void plan(workspace *ws, arena *a)
     ws->position = arena_alloc(a, (size_t)tokens, sizeof(int32_t));
     ws->tokens = arena_alloc(a, (size_t)tokens, sizeof(int32_t));
     ws->targets = arena_alloc(a, (size_t)tokens, sizeof(int32_t));
-    ws->x = floats(a, tokens, c->dim);
-    ws->xf = floats(a, tokens, c->dim);
-    ws->rstd = floats(a, tokens, 1);
-    ws->loss = floats(a, tokens, 1);
+    ws->x = arena_floats(a, tokens, c->dim);
+    ws->xf = arena_floats(a, tokens, c->dim);
+    ws->rstd = arena_floats(a, tokens, 1);
+    ws->loss = arena_floats(a, tokens, 1);
     ws->head_rows = head_rows_for(c, tokens);
-    ws->logits = floats(a, ws->head_rows, c->vocab);
-    float *u = floats(a, tokens, c->dim);
+    ws->logits = arena_floats(a, ws->head_rows, c->vocab);
+    float *u = arena_floats(a, tokens, c->dim);
     (ws->kind == WORKSPACE_FORWARD ? plan_shared : plan_training)(ws, a, tokens, u);
     plan_rules(ws, a, tokens);
     const kernel_sizes sizes = sizes_of(ws, tokens);

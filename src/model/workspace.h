@@ -12,7 +12,7 @@ struct workspace {
     void *block;          /* every buffer below, the backend's memory */
     size_t bytes;
     int32_t *starts;      /* host: [S + 2][B + 1]; a row a stage, one for plain blocks, one for experts */
-    int32_t *expert_start; /* host [L, E + 1] */
+    int64_t *expert_start; /* host [L, E + 1] */
     int64_t *expert_count; /* host [L, E + N] */
     int32_t *position;    /* [B, T] */
     int32_t *host_position, *host_index; /* host [B, T] */

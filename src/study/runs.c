@@ -190,6 +190,14 @@ static fathom_status train_model(const study_options *o, const study_run *run, c
     return status;
 }
 
+static fathom_status make_runs_folder(const study_options *o, fathom_error *err)
+{
+    char *folder = path_join(o->dir, "runs");
+    const fathom_status status = folder ? folder_create(folder, err) : no_memory(err);
+    free(folder);
+    return status;
+}
+
 fathom_status study_train(const study_options *o, const study_run *run, const study_data *data, const train_observer *observer,
                           const volatile sig_atomic_t *stop, study_state *state, fathom_error *err)
 {
@@ -199,7 +207,7 @@ fathom_status study_train(const study_options *o, const study_run *run, const st
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "%s: the path is too long", o->dir);
     if (path_exists(result))
         return FATHOM_OK;
-    TRY(folder_create(dir, err));
+    TRY(make_runs_folder(o, err));
     const int fd = open(lock, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
     if (fd < 0)
         return status_fail(err, FATHOM_IO, "%s: cannot write: %s", lock, strerror(errno));
@@ -212,6 +220,23 @@ fathom_status study_train(const study_options *o, const study_run *run, const st
         unlink(lock);
     close(fd);
     return status;
+}
+
+fathom_status study_lock(const char *dir, int *lock, fathom_error *err)
+{
+    char path[PATH_ROOM];
+    if (snprintf(path, sizeof path, "%s/lock", dir) >= PATH_ROOM)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "%s: the path is too long", dir);
+    *lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    if (*lock < 0 || flock(*lock, LOCK_EX) != 0)
+        return status_fail(err, FATHOM_IO, "%s: cannot write: %s", path, strerror(errno));
+    return FATHOM_OK;
+}
+
+void study_unlock(int lock)
+{
+    if (lock >= 0)
+        close(lock);
 }
 
 /* --- what is finished --- */

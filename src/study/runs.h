@@ -3,6 +3,7 @@
  *     DIR/runs/NAME/        the run directory, until it is finished
  *     DIR/runs/NAME.lock    held by the process that trains it
  *     DIR/runs/NAME.json    its result
+ *     DIR/lock              held while result files are written
  *
  * so runs can be spread over processes, a killed one goes on from its last checkpoint, and a later command adds to what is there. */
 #ifndef FATHOM_STUDY_RUNS_H
@@ -46,6 +47,10 @@ fathom_status study_train(const study_options *o, const study_run *run, const st
                           const volatile sig_atomic_t *stop, study_state *state, fathom_error *err);
 /* Is the result there? */
 bool study_is_done(const study_options *o, const study_run *run);
+
+/* Waits until no other process writes the study's result files, and keeps them off until study_unlock. */
+fathom_status study_lock(const char *dir, int *lock, fathom_error *err);
+void study_unlock(int lock);
 
 /* A finished run, as its file says. */
 typedef struct study_result {

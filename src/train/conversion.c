@@ -9,14 +9,11 @@
 
 static const double ridge = 1e-4, sigmoid_target = 4;
 
-fathom_status conversion_load(model *m, const model_config *c, const char *from, const kernels *kn, uint64_t seed, fathom_error *err)
+fathom_status conversion_load(model *m, const char *from, bool adds_routers, fathom_error *err)
 {
     char *path = path_join(from, "model.safetensors");
-    fathom_status status = path ? model_init(m, c, WEIGHT_F32, kn, err) : status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
-    if (status == FATHOM_OK)
-        status = model_randomize(m, seed, err);
-    if (status == FATHOM_OK)
-        status = model_read_common(m, path, err);
+    const fathom_status status = path ? (adds_routers ? model_read_common : model_read_values)(m, path, err)
+                                      : status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
     free(path);
     return status;
 }
@@ -93,8 +90,8 @@ static fathom_status start_router(model *m, const moments *of, float *host, doub
     for (int64_t i = 0; i < d; i++)
         b[i] = target * (double)host[i] / n;
     if (!solve(a, b, d))
-        return status_fail(err, FATHOM_INVALID_ARGUMENT, "the stream of stage %lld is zero or not finite: no router can start from it",
-                           (long long)of->stage);
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "the stream of layer %lld is zero or not finite: no router can start from it",
+                           (long long)model_stage_at(&m->config, of->stage).layer);
     for (int64_t i = 0; i < d; i++)
         host[i] = (float)b[i];
     kn->mem_upload(kn, m->params.router[of->stage].router, host, (size_t)d * sizeof *host);
@@ -155,8 +152,9 @@ fathom_status conversion_start_routers(model *m, const corpus_part *text, int64_
     batcher b;
     evaluator e = {0};
     TRY(batcher_init(&b, text, T, 0, "training data", err));
-    TRY(evaluator_init(&e, &open, batch, T, err));
-    const fathom_status status = start_all(m, &e, &b, tokens, mean, deviation, err);
+    fathom_status status = evaluator_init(&e, &open, batch, T, err);
+    if (status == FATHOM_OK)
+        status = start_all(m, &e, &b, tokens, mean, deviation, err);
     evaluator_free(&e);
     return status;
 }

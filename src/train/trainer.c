@@ -78,7 +78,7 @@ fathom_status train_options_check(const train_options *o, fathom_error *err)
         {"save-every", (double)o->save_every, o->save_every >= 0, "0 or above"},
         {"log-every", (double)o->log_every, o->log_every >= 0, "0 or above"},
         {"eval-tokens", (double)o->eval_tokens, o->eval_tokens >= 0, "0 or above"},
-        {"mod-capacity-warmup", (double)o->capacity_warmup, o->capacity_warmup >= 0, "0 or above"},
+        {"mod-capacity-warmup", (double)o->capacity_warmup, o->capacity_warmup >= 0 && o->capacity_warmup <= 1 << 24, "0 to 16777216"},
         {"flops", o->flops, isfinite(o->flops), "finite"},
         {"epochs", o->epochs, isfinite(o->epochs), "finite"},
     };
@@ -328,6 +328,9 @@ static fathom_status prepare(trainer *t, const trainer_input *in, fathom_error *
     if (t->has_heldout)
         t->heldout_batches = (batcher){.tokens = in->heldout->tokens, .count = in->heldout->count, .T = T};
     t->total = train_total_steps(in->options, &in->m->config, t->train_batches.windows);
+    if (in->options->capacity_warmup > 0 && in->options->capacity_warmup >= t->total)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "mod-capacity-warmup: %lld: the run has %lld steps, and would end before the model's "
+                           "own capacity", (long long)in->options->capacity_warmup, (long long)t->total);
     TRY(optimizer_init(&t->optimizer, in->m, err));
     in->m->bf16 = in->options->bf16 && in->m->kn.bf16(&in->m->kn);
     TRY(workspace_new(in->m, batch, T, workspace_kind_of(in->options), &t->ws, err));

@@ -47,7 +47,7 @@ check "Mixtral's names" grep -aq 'model.layers.3.block_sparse_moe.experts.2.w3.w
 init="--data $work/text.txt --init $work/plain --batch 4 --threads 1"
 # shellcheck disable=SC2086
 check "a plain model is converted" sh -c "'$fathom' train $init --out '$work/converted' --mod topk --steps 10 --log-every 1 --save-every 4 2>'$work/err'"
-check "conversion says how routers start" grep -q "routers start at logits of .*over 2 steps" "$work/err"
+check "conversion says how routers start" sh -c "grep -q 'routers start at logits of' '$work/err' && grep -q 'capacity falls from 1 over 2 steps' '$work/err'"
 "$fathom" train $init --out "$work/onward" --steps 10 --log-every 1 >/dev/null 2>&1
 first() { sed -n '1s/.*"loss": \([^,]*\),.*/\1/p' "$work/$1/log.jsonl"; }
 check "its first step's loss is near the plain model's" awk "BEGIN { a = $(first converted); b = $(first onward); exit !(a / b < 1.05 && a / b > 0.95) }"
@@ -66,9 +66,15 @@ refuses "integrated without routing" 2 "--mode: integrated: needs --mod" $plain 
 refuses "unknown mode" 2 "--mode: mixed" $plain --mod topk --experts 4 --experts-per-token 1 --mode mixed
 refuses "unknown router of experts" 2 "--expert-router: best" $plain --experts 4 --experts-per-token 1 --expert-router best
 refuses "no-op experts of a staged model" 2 "--no-op-experts" $plain --mod topk --experts 4 --experts-per-token 1 --no-op-experts 2
-refuses "integrated with two routers" 2 "token-choice" $plain --mod topk --experts 4 --experts-per-token 1 --mode integrated --expert-router token-choice
-refuses "integrated with stochastic routing" 2 "stochastic" $plain --mod stochastic --experts 4 --experts-per-token 1 --mode integrated
-refuses "expert-choice behind token-choice" 2 "expert-choice" $plain --mod token-choice --experts 4 --experts-per-token 1 --expert-router expert-choice
+refuses "integrated with two routers" 2 "--expert-router: token-choice" $plain --mod topk --experts 4 --experts-per-token 1 --mode integrated --expert-router token-choice
+refuses "integrated with stochastic routing" 2 "--mode: integrated: needs --mod" $plain --mod stochastic --experts 4 --experts-per-token 1 --mode integrated
+refuses "integrated with a gate" 2 "--mod-gate" $plain --mod topk --experts 4 --experts-per-token 1 --mode integrated --mod-gate one
+refuses "too many no-op experts" 2 "--no-op-experts: 300" $plain --mod topk --experts 4 --experts-per-token 1 --mode integrated --no-op-experts 300
+refuses "a mode without experts" 2 "--mode: needs --experts" $plain --mod topk --mode staged
+refuses "a capacity without routing" 2 "--mod-capacity: needs --mod" $plain --mod-capacity 0.3
+refuses "a warm-up longer than the run" 1 "mod-capacity-warmup: 9" $plain --mod topk --mod-capacity-warmup 9
+refuses "decoding untrained expert-choice" 2 "--expert-router" "$fathom" bench decode --dim 32 --layers 2 --mod topk --experts 4 --experts-per-token 1
+refuses "expert-choice behind token-choice" 2 "--expert-router: expert-choice" $plain --mod token-choice --experts 4 --experts-per-token 1 --expert-router expert-choice
 refuses "unknown unit" 2 "--mod-unit: head" $plain --mod topk --mod-unit head
 refuses "dense keys of a routed MLP" 2 "--mod-route-kv: no" $plain --mod topk --mod-unit mlp --mod-route-kv no
 refuses "route-kv neither yes nor no" 2 "--mod-route-kv: maybe" $plain --mod topk --mod-route-kv maybe
@@ -80,8 +86,13 @@ refuses "budget of integrated experts" 1 "integrated" "$fathom" generate "$work/
 refuses "calibrating experts alone" 1 "plain" "$fathom" calibrate "$work/moe-tokens" --data "$work/text.txt"
 refuses "inspecting experts alone" 1 "experts alone" "$fathom" inspect "$work/moe-tokens" --text a
 refuses "--init with another shape" 2 "--init" "$fathom" train $init --out "$work/new" --steps 2 --mod topk --dim 64
-refuses "--init of a routed model with routing" 2 "routed already" "$fathom" train --data "$work/text.txt" --init "$work/attn" --out "$work/new" --steps 2 --mod topk
+refuses "--init of a routed model with routing" 2 "has routers or experts already" "$fathom" train --data "$work/text.txt" --init "$work/attn" --out "$work/new" --steps 2 --mod topk
 refuses "--init with experts" 2 "--experts" "$fathom" train $init --out "$work/new" --steps 2 --experts 4 --experts-per-token 1
+refuses "--init with the default's layers" 2 "--init" "$fathom" train $init --out "$work/new" --steps 2 --layers 8
+refuses "--init with routing but no --mod" 2 "--mod-capacity: needs --mod" "$fathom" train $init --out "$work/new" --steps 2 --mod-capacity 0.3
+refuses "resuming a converted run as another" 1 "shape" "$fathom" train $init --out "$work/converted" --resume --mod topk --mod-capacity 0.9
+cp -r "$work/plain" "$work/other" && sed -i 's/"merges": *\[/"merges": ["a b"/' "$work/other/tokenizer.json"
+refuses "--init of a model with another tokenizer" 1 "tokenizer.json" "$fathom" train --data "$work/text.txt" --init "$work/other" --out "$work/new" --steps 2
 refuses "--init of nothing" 1 "$work/none" "$fathom" train --data "$work/text.txt" --init "$work/none" --out "$work/new" --steps 2
 check "nothing on disk was harmed" test "$(sums)" = "$before"
 check "refused runs leave no model" test ! -e "$work/new"

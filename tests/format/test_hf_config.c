@@ -524,6 +524,11 @@ static void test_wrong_values(void **state)
     malformed(MIXTURE("4", "2", "\"router\":\"token-choice\"", ""), "experts.mode", "missing");
     malformed(MIXTURE("4", "2", "\"router\":\"expert-choice\",\"mode\":\"staged\"", ""), "experts.predictor_hidden", "0");
     malformed(MIXTURE("4", "2", "\"router\":\"token-choice\",\"mode\":\"integrated\",\"no_ops\":1", ""), "experts.mode", "none");
+    malformed(MIXTURE("4", "2", TOKENS_CHOOSE ",\"no_ops\":-4", ""), "experts.no_ops", "-4");
+    malformed(MIXTURE("4", "2", TOKENS_CHOOSE ",\"no_ops\":4611686018427387904", ""), "experts.no_ops", "4611686018427387904");
+    malformed(MIXTURE("4", "2", TOKENS_CHOOSE ",\"predictor_hidden\":4611686018427387904", ""), "experts.predictor_hidden", "4611686018427387904");
+    malformed(MIXTURE("0", "1", TOKENS_CHOOSE ",\"predictor_hidden\":-1", ""), "experts.predictor_hidden", "-1");
+    unsupported(TOPK("[1,3]", "0.5", "},\"experts\":{\"router\":\"nonsense\""), "experts", "not supported");
     unsupported(LLAMA(",\"num_local_experts\":4"), "num_local_experts", "not supported");
     malformed("{\"architectures\":[\"FathomForCausalLM\"],\"vocab_size\":9,\"hidden_size\":64,\"num_hidden_layers\":999,"
               "\"num_attention_heads\":8,\"intermediate_size\":9,\"max_position_embeddings\":9,"

@@ -313,6 +313,23 @@ static void nan_is_seen(void **state)
     model_free(&m);
 }
 
+/* A NaN in any router must reach the loss, not turn into a token that nobody takes. */
+static void nan_in_experts_is_seen(void **state)
+{
+    (void)state;
+    for (int i = 0; i < TINY_VARIANTS; i++) {
+        const model_config c = tiny_variant_config(&tiny_variants[i]);
+        if (c.experts.count == 0)
+            continue;
+        model m = tiny_model(&c, 5);
+        int32_t tokens[B * 23], targets[B * 23];
+        make_batch(&m, tokens, targets);
+        m.params.layer[0].experts[3] = NAN;
+        assert_true(isnan(loss_of(&m, ROUTING_TOPK, tokens, targets).loss_sum));
+        model_free(&m);
+    }
+}
+
 /* Memory of a training workspace grows linearly with T: no [T, T] for the whole batch. */
 static void memory_is_linear(void **state)
 {
@@ -330,7 +347,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(full_capacity_equals_plain), cmocka_unit_test(same_bits_every_time),
         cmocka_unit_test(backends_agree),             cmocka_unit_test(flops_equal_the_formula),
-        cmocka_unit_test(flops_by_hand),              cmocka_unit_test(nan_is_seen),
+        cmocka_unit_test(flops_by_hand),              cmocka_unit_test(nan_is_seen), cmocka_unit_test(nan_in_experts_is_seen),
         cmocka_unit_test(memory_is_linear),           cmocka_unit_test(recomputation_changes_no_bit),
         cmocka_unit_test(bf16_gradients_are_close),   cmocka_unit_test(no_token_need_choose),
     };

@@ -30,7 +30,7 @@ static json_t *expert_rows(const expert_acts *acts, int64_t experts)
     json_t *all = json_array();
     for (int64_t e = 0; e < experts; e++) {
         json_t *list = json_array();
-        for (int32_t i = acts->start[e]; i < acts->start[e + 1]; i++)
+        for (int64_t i = acts->start[e]; i < acts->start[e + 1]; i++)
             json_array_append_new(list, json_integer(acts->index[i]));
         json_array_append_new(all, list);
     }

@@ -71,8 +71,8 @@ static model converted(const model_config *c, const char *folder, double *mean, 
     model m;
     fathom_error err;
     const kernels kn = kernels_cpu();
-    if (conversion_load(&m, c, folder, &kn, 3, &err) != FATHOM_OK ||
-        conversion_start_routers(&m, &part, 4000, 16, mean, deviation, &err) != FATHOM_OK)
+    if (model_init(&m, c, WEIGHT_F32, &kn, &err) != FATHOM_OK || model_randomize(&m, 3, &err) != FATHOM_OK ||
+        conversion_load(&m, folder, true, &err) != FATHOM_OK || conversion_start_routers(&m, &part, 4000, 16, mean, deviation, &err) != FATHOM_OK)
         fail_msg("%s", err.message);
     return m;
 }
@@ -109,23 +109,29 @@ static void the_first_step_is_the_plain_models(void **state)
     model_free(&plain);
 }
 
+static void expect_refused(const model_config *c, const char *folder, bool adds_routers, const char *name)
+{
+    const kernels kn = kernels_cpu();
+    fathom_error err;
+    model m;
+    assert_int_equal(model_init(&m, c, WEIGHT_F32, &kn, &err), FATHOM_OK);
+    assert_int_equal(conversion_load(&m, folder, adds_routers, &err), FATHOM_FORMAT);
+    assert_non_null(strstr(err.message, name));
+    model_free(&m);
+}
+
 static void what_does_not_fit_is_refused(void **state)
 {
     (void)state;
-    const char *folder = "plain"; /* in a folder of this test's */
-    const kernels kn = kernels_cpu();
-    fathom_error err;
-    model plain = trained(folder), m;
+    const char *folder = "plain";
+    model plain = trained(folder);
     model_config c = wide(tiny_config(MOD_ROUTER_TOPK, MOD_GATE_RAW, MOD_CAUSAL_PREDICTOR));
+    expect_refused(&c, folder, false, ".mod.router"); /* not to be made up unless asked for */
     c.ffn++;
-    assert_int_equal(conversion_load(&m, &c, folder, &kn, 3, &err), FATHOM_FORMAT);
-    assert_non_null(strstr(err.message, "mlp."));
-    model_free(&m);
+    expect_refused(&c, folder, true, "mlp.");
     c.ffn--;
     c.layers++;
-    assert_int_equal(conversion_load(&m, &c, folder, &kn, 3, &err), FATHOM_FORMAT);
-    assert_non_null(strstr(err.message, "model.layers.4."));
-    model_free(&m);
+    expect_refused(&c, folder, true, "model.layers.4.");
     model_free(&plain);
 }
 
