@@ -1,12 +1,12 @@
 #!/bin/sh
-# Every routing scheme at equal training FLOPs: docs/routing.md's table. Each variant is trained from seed 1 at every learning rate of
-# the list, then from the other seeds at the one that gave it the lowest held-out loss. Two runs at a time, one thread each; what is done
-# is kept, so that the script can be stopped and run again. routing_study.sh BINARY DATA [OUT]
+# Every routing scheme at equal training FLOPs: docs/routing.md's table. Each variant is trained from every seed at every learning rate of
+# the lists, and shown at the rate that gave it the lowest mean held-out loss. Two runs at a time, one thread each; what is done is kept,
+# so that the script can be stopped and run again. routing_study.sh BINARY DATA [OUT]
 set -eu
 fathom=$1 data=$2
 out=${3:-routing-study}
 flops=${STUDY_FLOPS:-6e12}
-seeds=${STUDY_SEEDS:-2 3}
+seeds=${STUDY_SEEDS:-1 2 3}
 rates=${STUDY_RATES:-2e-3 4e-3}
 common="--layers 8 --seq-len 256 --batch 8 --flops $flops --eval-tokens 0 --threads 1"
 experts="--experts 4 --experts-per-token 1"
@@ -17,6 +17,7 @@ variants() {
     cat <<EOF
 plain|--dim 64
 plain-48|--dim 48 --heads 2
+plain-32|--dim 32
 topk|--dim 64 --mod topk
 stochastic|--dim 64 --mod stochastic
 token-choice|--dim 64 --mod token-choice
@@ -65,14 +66,15 @@ run_all() {
     wait
 }
 
-# The learning rate that gave a variant its lowest loss from seed 1.
+# The learning rate that gave a variant its lowest mean loss.
 best_rate() {
-    for rate in $rates; do echo "$(value "$out/$1-1-$rate.json" eval_loss) $rate"; done | sort -n | head -1 | cut -d' ' -f2
+    for rate in $rates; do
+        for seed in $seeds; do echo "$(value "$out/$1-$seed-$rate.json" eval_loss) $rate"; done
+    done | awk '{ sum[$2] += $1 } END { for (rate in sum) print sum[rate], rate }' | sort -n | head -1 | cut -d' ' -f2
 }
 
-for rate in $rates; do variants | sed "s/|/|1|$rate|/"; done | run_all
 for seed in $seeds; do
-    variants | while IFS='|' read -r name options; do echo "$name|$seed|$(best_rate "$name")|$options"; done
+    for rate in $rates; do variants | sed "s/|/|$seed|$rate|/"; done
 done | run_all
 
 # Mean and standard deviation over the seeds, the best first.
@@ -82,7 +84,7 @@ variants | while IFS='|' read -r name options; do
     rate=$(best_rate "$name")
     forward=$("$fathom" flops "$out/$name-1-$rate" --json)
     forward=$(echo "$forward" | sed -n 's/.*"forward_flops_per_token": *\([0-9.e+]*\).*/\1/p')
-    for seed in 1 $seeds; do
+    for seed in $seeds; do
         json=$out/$name-$seed-$rate.json
         echo "$name $rate $(value "$json" steps) $(value "$json" params) $forward $(value "$json" eval_loss) $(value "$json" eval_loss_causal)"
     done
@@ -96,7 +98,11 @@ done | awk '
                 b[v] / n[v], spread(b[v], bb[v], n[v])
     }' | sort -n | cut -d' ' -f2-
 echo
-echo "Losses from seed 1 at each rate:"
+echo "Losses at each rate, by seed:"
 variants | while IFS='|' read -r name options; do
-    for rate in $rates; do printf '%s %s %s\n' "$name" "$rate" "$(value "$out/$name-1-$rate.json" eval_loss)"; done
+    for rate in $rates; do
+        printf '%s %s' "$name" "$rate"
+        for seed in $seeds; do printf ' %.4f' "$(value "$out/$name-$seed-$rate.json" eval_loss)"; done
+        echo
+    done
 done

@@ -222,7 +222,7 @@ static int report(const isoflop_command *c)
         printf("%-16s %9s  %s\n", "variant", "budget", "optimal size [95 %]  causal loss [95 %]");
         for (int64_t i = 0; i < s.curve_count; i++)
             print_optimum(s.curves[i].points->variant, &s.curves[i]);
-        printf("\nagainst the optimal plain model: causal loss [95 %%]\n");
+        printf("\nagainst the optimal plain model: causal loss [95 %%]%s\n", s.comparison_count ? "" : ": no budget has both optima inside its sizes");
         for (int64_t i = 0; i < s.comparison_count; i++)
             print_comparison(&s.comparisons[i]);
         printf("\n%s: %lld runs; results.json, results.csv%s\n", c->study.dir, (long long)count,

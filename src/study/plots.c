@@ -109,6 +109,8 @@ static void plot_isoflop(script *p, const study_summary *s)
             fprintf(p->w.stream, "%.6g %.6f\n", exp(x), c->fit_causal.y0 + c->fit_causal.a * away * away);
         }
         block_end(p, how, NULL);
+        if (!c->causal.inside)
+            continue;
         snprintf(how, sizeof how, "with points pt 3 ps 1.6 lc %d", color);
         block_begin(p);
         fprintf(p->w.stream, "%.6g %.6f\n", c->causal.size, c->causal.loss);

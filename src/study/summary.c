@@ -148,7 +148,7 @@ static fathom_status compare(const study_curve *plain, const study_curve *other,
 static const study_curve *plain_at(const study_summary *s, double budget)
 {
     for (int64_t i = 0; i < s->curve_count; i++)
-        if (s->curves[i].points->budget == budget && strcmp(s->curves[i].points->variant, "plain") == 0 && s->curves[i].causal.found)
+        if (s->curves[i].points->budget == budget && strcmp(s->curves[i].points->variant, "plain") == 0 && s->curves[i].causal.inside)
             return &s->curves[i];
     return NULL;
 }
@@ -161,7 +161,7 @@ fathom_status study_summarize(const study_result *results, int64_t count, study_
                                                            : status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
     for (int64_t i = 0; i < out->curve_count && status == FATHOM_OK; i++) {
         const study_curve *c = &out->curves[i], *plain = plain_at(out, c->points->budget);
-        if (plain && plain != c && c->causal.found)
+        if (plain && plain != c && c->causal.inside)
             status = compare(plain, c, &out->comparisons[out->comparison_count++], err);
     }
     if (status != FATHOM_OK)

@@ -31,7 +31,7 @@ typedef struct study_curve {
     parabola fit_causal, *samples_causal; /* [STUDY_ROUNDS] where found */
 } study_curve;
 
-/* A variant at the plain model's budget. What compares losses uses the causal one, which is what the model is worth when sampling. */
+/* A variant at the plain model's budget, where both optima lie inside the sizes that were trained. What compares losses uses the causal one, which is what the model is worth when sampling. */
 typedef struct comparison {
     const study_curve *plain, *other;
     double difference; /* (other - plain) / plain of the optima's causal losses */
