@@ -212,6 +212,8 @@ static int report(const isoflop_command *c)
         status = study_report_write(c->study.dir, results, count, &s, &err);
     if (status == FATHOM_OK)
         status = study_plots(c->study.dir, results, count, &s, &drawn, &err);
+    if (status == FATHOM_OK)
+        status = study_page(c->study.dir, results, count, &s, &err);
     study_unlock(lock);
     int code = EXIT_OK;
     if (status != FATHOM_OK) {
@@ -225,7 +227,7 @@ static int report(const isoflop_command *c)
         printf("\nagainst the optimal plain model: causal loss [95 %%]%s\n", s.comparison_count ? "" : ": no budget has both optima inside its sizes");
         for (int64_t i = 0; i < s.comparison_count; i++)
             print_comparison(&s.comparisons[i]);
-        printf("\n%s: %lld runs; results.json, results.csv%s\n", c->study.dir, (long long)count,
+        printf("\n%s: %lld runs; report.html, results.json, results.csv%s\n", c->study.dir, (long long)count,
                drawn ? ", plots/*.svg and *.png" : "; plots/*.gp are for gnuplot, which is not here");
     }
     study_summary_free(&s);

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include "base/file.h"
 
@@ -52,6 +53,16 @@ static void block_end(script *s, const char *how, const char *title)
     fprintf(s->plot, "%s$block%d %s%s%s%s", s->blocks ? ", \\\n  " : " ", s->blocks, how, title ? " title '" : " notitle",
             title ? title : "", title ? "'" : "");
     s->blocks++;
+}
+
+/* An earlier picture of what there is nothing to show of now. */
+static void remove_pictures(const char *dir, const char *name)
+{
+    const char *const endings[] = {"svg", "png"};
+    char path[PATH_ROOM];
+    for (int i = 0; i < 2; i++)
+        if (snprintf(path, sizeof path, "%s/plots/%s.%s", dir, name, endings[i]) < PATH_ROOM)
+            unlink(path);
 }
 
 /* Both pictures from one plot command. */
@@ -130,10 +141,15 @@ static void plot_frontier(script *p, const study_summary *s)
             continue;
         const char *variant = s->curves[i].points->variant;
         char how[SERIES_NAME];
+        bool any = false;
+        for (int64_t j = i; j < s->curve_count && strcmp(s->curves[j].points->variant, variant) == 0; j++)
+            any |= s->curves[j].causal.inside;
+        if (!any)
+            continue;
         snprintf(how, sizeof how, "with yerrorlines pt 7 lc %d", color_of(s, variant));
         block_begin(p);
         for (int64_t j = i; j < s->curve_count && strcmp(s->curves[j].points->variant, variant) == 0; j++)
-            if (s->curves[j].causal.found)
+            if (s->curves[j].causal.inside)
                 fprintf(p->w.stream, "%.6g %.6f %.6f %.6f\n", s->curves[j].points->budget, s->curves[j].causal.loss,
                         s->curves[j].causal.loss_range.low, s->curves[j].causal.loss_range.high);
         block_end(p, how, variant);
@@ -260,7 +276,10 @@ fathom_status study_plots(const char *dir, const study_result *results, int64_t 
         case 4: plot_learning(&p, s, true); break;
         default: plot_speed(&p, results, count, s); break;
         }
+        const bool empty = p.blocks == 0;
         status = script_close(&p, err);
+        if (empty)
+            remove_pictures(dir, plots[i].name);
         if (status == FATHOM_OK)
             *drawn &= draw(folder, plots[i].name);
     }

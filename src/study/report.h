@@ -1,4 +1,4 @@
-/* A study's result files: DIR/results.json, DIR/results.csv, and plots by gnuplot in DIR/plots. */
+/* A study's result files: DIR/results.json, DIR/results.csv, DIR/report.html, and plots by gnuplot in DIR/plots. */
 #ifndef FATHOM_STUDY_REPORT_H
 #define FATHOM_STUDY_REPORT_H
 
@@ -14,5 +14,8 @@ fathom_status study_report_write(const char *dir, const study_result *results, i
  * gnuplot. */
 fathom_status study_plots(const char *dir, const study_result *results, int64_t count, const study_summary *s, bool *drawn,
                           fathom_error *err);
+
+/* DIR/report.html, one file with the plots that study_plots has drawn inside. */
+fathom_status study_page(const char *dir, const study_result *results, int64_t count, const study_summary *s, fathom_error *err);
 
 #endif

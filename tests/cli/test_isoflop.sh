@@ -25,6 +25,7 @@ if command -v gnuplot >/dev/null; then
 else
     skip "plots are drawn" "no gnuplot"
 fi
+check "the page has the plots inside" sh -c "grep -q '<svg' '$work/study/report.html' && grep -q 'All 12 runs' '$work/study/report.html'"
 before=$(cksum <"$work/study/results.csv")
 check "what is done is not done again" sh -c "$study --out '$work/study' >/dev/null 2>&1"
 check "results stay" test "$(cksum <"$work/study/results.csv")" = "$before"
