@@ -15,7 +15,8 @@ model_flags model_flags_default(void)
 bool model_flags_shape_untouched(const model_flags *f)
 {
     const model_flags d = model_flags_default();
-    return !f->layers && !f->dim && !f->heads && !f->kv_heads && !f->ffn && !f->seq_len && !f->vocab && f->rope_theta == d.rope_theta && f->norm_eps == d.norm_eps && !f->untied;
+    return !f->layers && !f->dim && !f->heads && !f->kv_heads && !f->ffn && !f->seq_len && !f->vocab && !f->untied &&
+           f->rope_theta == d.rope_theta && f->norm_eps == d.norm_eps;
 }
 
 static bool experts_untouched(const model_flags *f)

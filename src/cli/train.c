@@ -80,7 +80,8 @@ static fathom_status parse(train_command *c, int argc, char **argv, options_resu
         {OPTION_INTEGER, "grad-accum", &o->grad_accum, "N", "batches a step (1)"},
         {OPTION_NUMBER, "lr", &o->lr, "X", "peak learning rate (1e-3)"},
         {OPTION_NUMBER, "min-lr", &o->min_lr, "X", "final learning rate (lr / 10)"},
-        {OPTION_INTEGER, "mod-capacity-warmup", &c->capacity_warmup, "N", "steps in which the capacity falls from 1 to its own (0; with --init and --mod a fifth of the run)"},
+        {OPTION_INTEGER, "mod-capacity-warmup", &c->capacity_warmup, "N",
+         "steps in which the capacity falls from 1 to its own (0; with --init and --mod a fifth of the run)"},
         {OPTION_INTEGER, "warmup", &o->warmup, "N", "warm-up steps (2 % of the run, at least 10)"},
         {OPTION_NUMBER, "weight-decay", &o->weight_decay, "X", "decoupled, on matrices only (0.1)"},
         {OPTION_NUMBER, "clip", &o->clip, "X", "largest gradient norm, 0 = off (1)"},
@@ -175,12 +176,14 @@ static fathom_status describe_plan(train_command *c, const model_config *config,
                                    const corpus_part *heldout, fathom_error *err)
 {
     const int64_t routed = model_routed_layers(config);
+    const bool experts = config->experts.count > 0;
+    const char *kind = !routed ? (experts ? "mixture-of-experts" : "plain") : experts ? "Mixture-of-Depths-and-Experts" : "Mixture-of-Depths";
     const train_memory memory = train_memory_plan(config, &c->options, heldout->count > 1, kn);
     progress_print(&c->progress, "%lld files, %.4g training tokens, %.4g held out%s", (long long)data->files,
                    (double)data->train.count, (double)heldout->count,
                    data->files_skipped ? "; files that are not text passed over" : "");
     progress_print(&c->progress, "%s model, %lld blocks (%lld routed) x %lld, %.4g parameters, %.4g forward FLOPs a token",
-                   routed ? config->experts.count ? "Mixture-of-Depths-and-Experts" : "Mixture-of-Depths" : config->experts.count ? "mixture-of-experts" : "plain", (long long)config->layers, (long long)routed,
+                   kind, (long long)config->layers, (long long)routed,
                    (long long)config->dim, (double)memory.parameters / sizeof(float),
                    flops_forward(config, config->seq_len, true) / (double)config->seq_len);
     progress_print(&c->progress,

@@ -82,7 +82,8 @@ typedef struct norm_args {
 
 /* Causal attention on packed rows, grouped heads: head j of q reads head j / (heads / kv_heads) of k and v. Sequence s has
  * the queries [q_start[s], q_start[s+1]) and the keys [kv_start[s], kv_start[s+1]), both in the order of their positions;
- * with m queries and n >= m keys query i sees keys 0 .. n - m + i, or, given q_position, keys 0 .. q_position[i]. out_i = sum_j softmax_j(scale <q_i, k_j>) v_j.
+ * with m queries and n >= m keys query i sees keys 0 .. n - m + i, or, given q_position, keys 0 .. q_position[i].
+ * out_i = sum_j softmax_j(scale <q_i, k_j>) v_j.
  * lse_i = log sum_j exp(scale <q_i, k_j>) is kept for the backward pass, which recomputes the probabilities in blocks. */
 typedef struct attention_args {
     int64_t sequences, heads, kv_heads, head_dim;

@@ -273,10 +273,12 @@ static void each_query(const attention_args *a, void (*visit)(const attention_ar
     for (int64_t s = 0; s < a->sequences; s++) {
         const int64_t begin = a->q_start[s], m = a->q_start[s + 1] - begin, n = kv_start[s + 1] - kv_start[s];
         for (int64_t head = 0; head < a->heads; head++)
-            for (int64_t i = 0; i < m; i++)
-                visit(a, head, (query){.row = begin + i, .first = kv_start[s], .end = kv_start[s] + (a->q_position ? a->q_position[begin + i] : n - m + i) + 1,
+            for (int64_t i = 0; i < m; i++) {
+                const int64_t last = a->q_position ? a->q_position[begin + i] : n - m + i;
+                visit(a, head, (query){.row = begin + i, .first = kv_start[s], .end = kv_start[s] + last + 1,
                                        .at = head * a->head_dim,
                                        .kv_at = head / (a->heads / a->kv_heads) * a->kv_head_stride});
+            }
     }
 }
 
