@@ -455,10 +455,10 @@ static void expert_case(const kernels *kn, int64_t E, int64_t n)
         assert_int_equal(count[e], seen[e]);
     release(chosen, pairs);
     release(dp, pairs);
-    release(shift, E);
     free(count);
     free(seen);
     check(&op, kn->name, 0);
+    release(shift, E);
 }
 
 static void embed_reference(const operation *op, double *out)
