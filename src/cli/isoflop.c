@@ -95,6 +95,8 @@ static fathom_status check(isoflop_command *c, fathom_error *err)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "--seeds: %lld: must be 1 to 1000", (long long)c->study.seeds);
     if (c->study.batch < 1 || c->study.batch > 1 << 20)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "--batch: %lld: must be 1 to 1048576", (long long)c->study.batch);
+    if (!(c->study.rate_factor > 0 && c->study.rate_factor < 1e3))
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--lr-factor: %g: must be above 0 and below 1000", c->study.rate_factor);
     if (c->dtype)
         TRY(train_dtype_parse(c->dtype, &c->study.bf16, err));
     TRY(read_numbers("budget", c->budget, c->budgets, &c->study.budget_count, err));
@@ -238,7 +240,7 @@ static int report(const isoflop_command *c)
 int command_isoflop(int argc, char **argv)
 {
     isoflop_command c = {.sizes = "5", .variants = "plain,mod,stochastic", .val_fraction = 0.05,
-                         .study = {.sizes = 5, .seeds = 1, .seq_len = 256, .batch = 16}};
+                         .study = {.sizes = 5, .seeds = 1, .seq_len = 256, .batch = 16, .rate_factor = STUDY_RATE_FACTOR}};
     const option table[] = {
         {OPTION_HEADING, "data and output", 0, 0, 0},
         {OPTION_LIST, "data", &c.data, "PATH...", "text files, folders of text, or token shards"},
@@ -251,6 +253,7 @@ int command_isoflop(int argc, char **argv)
         {OPTION_TEXT, "variants", &c.variants, "LIST",
          "plain, mod, stochastic or choice, with c0.25, e1, a gate or a rule behind, as in mod-c0.25-e1 (plain,mod,stochastic)"},
         {OPTION_INTEGER, "seeds", &c.study.seeds, "N", "seeds of every run, from 1 on (1)"},
+        {OPTION_NUMBER, "lr-factor", &c.study.rate_factor, "X", "peak learning rate X / width, at most 8e-3 (0.25); for a sweep give each X a folder"},
         {OPTION_INTEGER, "seq-len", &c.study.seq_len, "N", "tokens a sequence (256)"},
         {OPTION_INTEGER, "batch", &c.study.batch, "N", "sequences a batch (16)"},
         {OPTION_TEXT, "dtype", &c.dtype, "TYPE", "fp32 or bf16 (fp32)"},

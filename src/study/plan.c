@@ -102,9 +102,9 @@ fathom_status study_shape(const variant *v, int64_t width, int64_t seq_len, int6
     return FATHOM_OK;
 }
 
-double study_learning_rate(int64_t width)
+double study_learning_rate(double factor, int64_t width)
 {
-    return fmin(8e-3, 0.25 / (double)width);
+    return fmin(8e-3, factor / (double)width);
 }
 
 int64_t study_size(const model_config *c)

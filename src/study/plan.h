@@ -23,8 +23,9 @@ fathom_status variant_parse(const char *name, variant *out, fathom_error *err);
 /* The shape of a width: 2 round(3 + d / 128) blocks; heads and MLP by default (model_default_heads, model_default_ffn). */
 fathom_status study_shape(const variant *v, int64_t width, int64_t seq_len, int64_t vocab, model_config *out, fathom_error *err);
 
-/* Peak learning rate of a width, for every kind alike: 0.25 / d, at most 8e-3. */
-double study_learning_rate(int64_t width);
+/* Peak learning rate of a width, for every kind alike: factor / d, at most 8e-3. */
+#define STUDY_RATE_FACTOR 0.25
+double study_learning_rate(double factor, int64_t width);
 
 /* Parameters outside embedding and head: what a budget is spent on, and what the fits call size. */
 int64_t study_size(const model_config *c);

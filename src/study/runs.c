@@ -27,7 +27,7 @@ static train_options options_of(const study_options *o, const study_run *run)
     train_options t = train_options_default();
     t.flops = run->budget;
     t.batch = o->batch;
-    t.lr = study_learning_rate(run->width);
+    t.lr = run->learning_rate;
     t.seed = (uint64_t)run->seed;
     t.bf16 = o->bf16;
     t.eval_tokens = 0;
@@ -39,8 +39,11 @@ static train_options options_of(const study_options *o, const study_run *run)
 static fathom_status make_run(const study_options *o, const variant *v, double budget, int64_t width, int64_t seed, study_run *run,
                               fathom_error *err)
 {
-    *run = (study_run){.variant = v, .budget = budget, .width = width, .seed = seed};
-    snprintf(run->name, sizeof run->name, "%s-%lld-%g-%lld", v->name, (long long)width, budget, (long long)seed);
+    *run = (study_run){.variant = v, .budget = budget, .width = width, .seed = seed,
+                       .learning_rate = study_learning_rate(o->rate_factor, width)};
+    const int length = snprintf(run->name, sizeof run->name, "%s-%lld-%g-%lld", v->name, (long long)width, budget, (long long)seed);
+    if (o->rate_factor != STUDY_RATE_FACTOR)
+        snprintf(run->name + length, sizeof run->name - (size_t)length, "-lr%g", o->rate_factor);
     TRY(study_shape(v, width, o->seq_len, o->vocab, &run->config, err));
     const train_options t = options_of(o, run);
     run->steps = train_total_steps(&t, &run->config, 1);
@@ -133,7 +136,7 @@ static fathom_status write_result(const study_run *run, const char *dir, const c
     failed |= json_object_set_new(o, "width", json_integer(run->width));
     failed |= json_object_set_new(o, "layers", json_integer(c->layers));
     failed |= json_object_set_new(o, "seed", json_integer(run->seed));
-    failed |= json_object_set_new(o, "learning_rate", json_real(study_learning_rate(run->width)));
+    failed |= json_object_set_new(o, "learning_rate", json_real(run->learning_rate));
     failed |= json_object_set_new(o, "size", json_integer(study_size(c)));
     failed |= json_object_set_new(o, "params", json_integer((json_int_t)s->params));
     failed |= json_object_set_new(o, "steps", json_integer((json_int_t)s->steps));

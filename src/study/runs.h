@@ -22,14 +22,16 @@ typedef struct study_options {
     int64_t variant_count, budget_count, width_count, sizes;
     int64_t seeds; /* 1 .. seeds */
     int64_t seq_len, batch, vocab;
+    double rate_factor; /* study_learning_rate */
     bool bf16;
 } study_options;
 
 typedef struct study_run {
-    char name[160]; /* VARIANT-WIDTH-BUDGET-SEED, a file's name */
+    char name[160]; /* VARIANT-WIDTH-BUDGET-SEED, and the rate's factor where it is not STUDY_RATE_FACTOR; a file's name */
     const variant *variant;
     double budget;
     int64_t width, seed, steps;
+    double learning_rate;
     model_config config;
 } study_run;
 

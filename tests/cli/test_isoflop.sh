@@ -49,6 +49,8 @@ check "its report is made from what is there" "$fathom" isoflop --out "$work/kil
 check "it ends as one left alone" sh -c "test \"\$(cut -d, -f1-5,14,15 '$work/killed/results.csv')\" = \"\$(cut -d, -f1-5,14,15 '$work/study/results.csv')\""
 check "no lock or half a run is left" sh -c "! ls '$work/killed/runs' | grep -v 'json\$'"
 
+check "another learning rate is another run" sh -c "$study --lr-factor 0.1 --out '$work/rates' --sizes 16 --variants plain >/dev/null 2>&1; ls '$work/rates/runs' | grep -q 'plain-16-1e+10-1-lr0.1.json' && grep -q '\"learning_rate\": 0.00625' '$work/rates/runs/plain-16-1e+10-1-lr0.1.json'"
+refuses "a learning rate below 0" 2 "--lr-factor: -1" "$fathom" isoflop --data "$work/text.txt" --budget 1e10 --lr-factor -1 --out "$work/new"
 refuses "a study without data" 2 "--data" "$fathom" isoflop --budget 1e10 --out "$work/new"
 refuses "a study without budget" 2 "--budget" "$fathom" isoflop --data "$work/text.txt" --out "$work/new"
 refuses "a budget that is no number" 2 "--budget: 1e10,much" "$fathom" isoflop --data "$work/text.txt" --budget 1e10,much --out "$work/new"

@@ -117,7 +117,7 @@ static void ladders_stand_around_the_optimum(void **state)
             }
         }
     assert_true(widths[1][2] > widths[0][2]); /* at equal FLOPs a token a routed model is larger */
-    assert_float_equal(study_learning_rate(64) / study_learning_rate(128), 2, 1e-12);
+    assert_float_equal(study_learning_rate(0.25, 64) / study_learning_rate(0.25, 128), 2, 1e-12);
 }
 
 /* Two kinds with known curves: the second's optimum is 2 % lower, and its cost a token half. */
