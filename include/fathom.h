@@ -99,9 +99,9 @@ FATHOM_API fathom_status fathom_session_append(fathom_session *session, const in
 /* The logits [vocab] after the last token appended; borrowed until the next call on the session; NULL before any. */
 FATHOM_API const float *fathom_session_logits(const fathom_session *session);
 FATHOM_API int64_t fathom_session_length(const fathom_session *session);
-/* Bytes of keys and values held for the tokens so far: routed layers hold routed tokens only. */
+/* Bytes of keys and values held for the tokens so far: routed layers hold routed tokens only, unless their keys are every token's. */
 FATHOM_API int64_t fathom_session_kv_bytes(const fathom_session *session);
-/* Share of (token, routed layer) pairs that were routed through the block; 1 for a plain model. */
+/* Share of (token, router) pairs that were routed, or with no-op experts went to one that is none; 1 where no token passes anything by. */
 FATHOM_API double fathom_session_routed_fraction(const fathom_session *session);
 
 typedef struct fathom_generate_options {

@@ -23,7 +23,6 @@ typedef struct moments {
     const kernels *kn;
     int64_t stage, d, n;
     float *square, *sum; /* the backend's memory */
-    double total, total_squares; /* of the logits, once they are good */
 } moments;
 
 static void gather_moments(void *user, int64_t stage, const route *r, int64_t B, int64_t T)
@@ -37,15 +36,6 @@ static void gather_moments(void *user, int64_t stage, const route *r, int64_t B,
     for (int64_t i = 0; i < n; i++)
         of->kn->add(of->kn, of->sum, r->x + i * d, d);
     of->n += n;
-}
-
-static void gather_logits(void *user, int64_t stage, const route *r, int64_t B, int64_t T)
-{
-    moments *of = user;
-    if (stage != of->stage)
-        return;
-    of->total += of->kn->sum(of->kn, r->logit, B * T);
-    of->total_squares += of->kn->sum_squares(of->kn, r->logit, B * T);
 }
 
 /* Solves a x = b, a [d, d] symmetric and positive: a becomes its Cholesky factor, b the solution. False where it is not positive. */
@@ -73,12 +63,14 @@ static bool solve(double *a, double *b, int64_t d)
     return true;
 }
 
-static fathom_status start_router(model *m, const moments *of, float *host, double *a, double *b, fathom_error *err)
+/* mean, square: of the logits X w that the router then gives: w X^T 1 / n and w X^T X w / n. */
+static fathom_status start_router(model *m, const moments *of, float *host, double *a, double *b, double *mean, double *square,
+                                  fathom_error *err)
 {
     const kernels *kn = &m->kn;
     const int64_t d = of->d;
     const double n = (double)of->n, target = m->config.mod.gate == MOD_GATE_SIGMOID ? sigmoid_target : 1;
-    double trace = 0;
+    double trace = 0, wanted = 0, length = 0;
     kn->mem_download(kn, host, of->square, (size_t)(d * d) * sizeof *host);
     for (int64_t i = 0; i < d * d; i++)
         a[i] = (double)host[i] / n;
@@ -92,18 +84,16 @@ static fathom_status start_router(model *m, const moments *of, float *host, doub
     if (!solve(a, b, d))
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "the stream of layer %lld is zero or not finite: no router can start from it",
                            (long long)model_stage_at(&m->config, of->stage).layer);
+    for (int64_t i = 0; i < d; i++) {
+        wanted += b[i] * (double)host[i] / n; /* host still holds X^T 1 */
+        length += b[i] * b[i];
+    }
+    *mean = wanted;
+    *square = target * wanted - ridge * trace / (double)d * length; /* (X^T X / n + lambda I) w = target X^T 1 / n */
     for (int64_t i = 0; i < d; i++)
         host[i] = (float)b[i];
     kn->mem_upload(kn, m->params.router[of->stage].router, host, (size_t)d * sizeof *host);
     return FATHOM_OK;
-}
-
-/* Runs the text through the model as if every token passed every block. */
-static void run_plain(evaluator *e, const batcher *b, int64_t tokens, moments *of, route_visitor visitor)
-{
-    workspace_set_visitor(e->ws, visitor, of);
-    evaluator_run(e, b, ROUTING_TOPK, tokens);
-    workspace_set_visitor(e->ws, NULL, NULL);
 }
 
 static fathom_status start_all(model *m, evaluator *e, const batcher *b, int64_t tokens, double *mean, double *deviation, fathom_error *err)
@@ -112,24 +102,24 @@ static fathom_status start_all(model *m, evaluator *e, const batcher *b, int64_t
     const int64_t d = m->config.dim;
     const size_t matrix = (size_t)(d * d), bytes = (matrix + (size_t)d) * sizeof(float);
     float *device = kn->mem_alloc(kn, bytes), *host = malloc(matrix * sizeof *host);
-    double *a = malloc((matrix + (size_t)d) * sizeof *a), sum = 0, squares = 0, count = 0;
+    double *a = malloc((matrix + (size_t)d) * sizeof *a), sum = 0, squares = 0;
     fathom_status status = device && host && a ? FATHOM_OK : status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
     for (int64_t s = 0; s < model_stages(&m->config) && status == FATHOM_OK; s++) {
         if (!model_stage_routed(&m->config, s))
             continue;
         moments of = {.kn = kn, .stage = s, .d = d, .square = device, .sum = device + matrix};
         kn->mem_zero(kn, device, bytes);
-        run_plain(e, b, tokens, &of, gather_moments);
-        status = start_router(m, &of, host, a, a + matrix, err);
-        if (status != FATHOM_OK)
-            break;
-        run_plain(e, b, tokens, &of, gather_logits);
-        sum += of.total;
-        squares += of.total_squares;
-        count += (double)of.n;
+        workspace_set_visitor(e->ws, gather_moments, &of);
+        evaluator_run(e, b, ROUTING_TOPK, tokens);
+        double first = 0, second = 0;
+        status = start_router(m, &of, host, a, a + matrix, &first, &second, err);
+        sum += first;
+        squares += second;
     }
-    *mean = sum / count;
-    *deviation = sqrt(fmax(0, squares / count - *mean * *mean));
+    workspace_set_visitor(e->ws, NULL, NULL);
+    const double routers = (double)model_routed_stages(&m->config);
+    *mean = sum / routers;
+    *deviation = sqrt(fmax(0, squares / routers - *mean * *mean));
     kn->mem_free(kn, device);
     free(host);
     free(a);

@@ -8,9 +8,9 @@
 typedef struct evaluation {
     double loss;              /* nats per token */
     int64_t tokens;           /* predicted */
-    double routed_fraction;   /* of (token, routed layer) pairs; 1 for a plain model */
+    double routed_fraction;   /* of (token, router) pairs, or layers with no-op experts; 1 where no token passes anything by */
     double flops_per_token;   /* of the forward pass, as it was done */
-    double router_accuracy;   /* share of pairs on which the causal rule agrees with top-k; NaN when there is none */
+    double router_accuracy;   /* share of (token, router or expert) pairs on which the causal rule agrees; NaN when there is none */
 } evaluation;
 
 /* Room for B windows of b->T tokens, reused from call to call. */
