@@ -10,13 +10,14 @@
 #include "cli/cli.h"
 #include "kernels/kernels.h"
 #include "study/report.h"
+#include "study/speed.h"
 
 enum { MOST_LIST = 64 };
 
 typedef struct isoflop_command {
     option_list data, val_data;
     const char *budget, *sizes, *variants, *dtype;
-    bool json, report_only;
+    bool json, report_only, speed;
     double val_fraction;
     int64_t threads;
     study_options study;
@@ -142,6 +143,12 @@ static fathom_status train_all(isoflop_command *c, const study_run *runs, int64_
     return FATHOM_OK;
 }
 
+static void show_round(void *user, int64_t done, int64_t rounds)
+{
+    isoflop_command *c = user;
+    progress_print(&c->progress, "step times: round %lld/%lld", (long long)done, (long long)rounds);
+}
+
 static fathom_status train(isoflop_command *c, fathom_error *err)
 {
     tokenizer *tok = NULL;
@@ -165,6 +172,8 @@ static fathom_status train(isoflop_command *c, fathom_error *err)
         progress_print(&c->progress, "%lld runs, %.3g training FLOPs in all; %.4g training tokens, %.4g held out", (long long)count, flops,
                        (double)shared.train->count, (double)shared.heldout->count);
         status = train_all(c, runs, count, &shared, &taken, err);
+        if (status == FATHOM_OK && c->speed)
+            status = study_speed(&c->study, runs, count, &shared, &(study_speed_observer){c, show_round}, &interrupted, err);
     }
     if (status == FATHOM_OK && taken > 0)
         progress_print(&c->progress, "%lld runs are being trained by other processes; what follows is without them", (long long)taken);
@@ -201,13 +210,15 @@ static int report(const isoflop_command *c)
 {
     study_result *results = NULL;
     study_summary s = {0};
-    int64_t count = 0;
+    int64_t count = 0, timed = 0;
     fathom_error err;
     bool drawn = false;
     int lock = -1;
     fathom_status status = study_lock(c->study.dir, &lock, &err);
     if (status == FATHOM_OK)
         status = study_results(c->study.dir, &results, &count, &err);
+    if (status == FATHOM_OK)
+        status = study_speed_apply(c->study.dir, results, count, &timed, &err);
     if (status == FATHOM_OK)
         status = study_summarize(results, count, &s, &err);
     if (status == FATHOM_OK)
@@ -229,6 +240,8 @@ static int report(const isoflop_command *c)
         printf("\nagainst the optimal plain model: causal loss [95 %%]%s\n", s.comparison_count ? "" : ": no budget has both optima inside its sizes");
         for (int64_t i = 0; i < s.comparison_count; i++)
             print_comparison(&s.comparisons[i]);
+        if (timed < count)
+            printf("\ntokens/s are the runs' own, taken one after the other: --speed measures all shapes in turn\n");
         printf("\n%s: %lld runs; report.html, results.json, results.csv%s\n", c->study.dir, (long long)count,
                drawn ? ", plots/*.svg and *.png" : "; plots/*.gp are for gnuplot, which is not here");
     }
@@ -253,11 +266,12 @@ int command_isoflop(int argc, char **argv)
         {OPTION_TEXT, "variants", &c.variants, "LIST",
          "plain, mod, stochastic or choice, with c0.25, e1, a gate or a rule behind, as in mod-c0.25-e1 (plain,mod,stochastic)"},
         {OPTION_INTEGER, "seeds", &c.study.seeds, "N", "seeds of every run, from 1 on (1)"},
-        {OPTION_NUMBER, "lr-factor", &c.study.rate_factor, "X", "peak learning rate X / width, at most 8e-3 (0.25); for a sweep give each X a folder"},
+        {OPTION_NUMBER, "lr-factor", &c.study.rate_factor, "X", "peak learning rate X / width, at most 1e-2 (0.4); for a sweep give each X a folder"},
         {OPTION_INTEGER, "seq-len", &c.study.seq_len, "N", "tokens a sequence (256)"},
         {OPTION_INTEGER, "batch", &c.study.batch, "N", "sequences a batch (16)"},
         {OPTION_TEXT, "dtype", &c.dtype, "TYPE", "fp32 or bf16 (fp32)"},
         {OPTION_INTEGER, "threads", &c.threads, "N", "processor threads (all)"},
+        {OPTION_FLAG, "speed", &c.speed, 0, "when all is trained, time steps of every shape in turn; the report then uses these times"},
         {OPTION_FLAG, "report", &c.report_only, 0, "train nothing: fit and draw what is finished"},
         {OPTION_FLAG, "json", &c.json, 0, "one JSON object on stdout"},
         {0},

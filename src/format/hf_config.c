@@ -2,6 +2,7 @@
  * engine does not know; what has no effect on the model is passed over. */
 #include "format/hf_config.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "format/json.h"
@@ -354,7 +355,7 @@ static int put_plain(json_t *o, const model_config *c, weight_type stored)
     failed |= json_object_set_new(o, "hidden_act", json_string("silu"));
     failed |= json_object_set_new(o, "attention_bias", json_false());
     failed |= json_object_set_new(o, "mlp_bias", json_false());
-    failed |= json_object_set_new(o, "initializer_range", json_float(0.02f));
+    failed |= json_object_set_new(o, "initializer_range", json_float((float)(1 / sqrt((double)c->dim))));
     failed |= json_object_set_new(o, "torch_dtype", json_string(stored == WEIGHT_BF16 ? "bfloat16" : "float32"));
     if (stored == WEIGHT_Q8)
         failed |= json_object_set_new(o, "quantization_config", json_pack("{s:s, s:i, s:s}", "quant_method", Q8_METHOD,

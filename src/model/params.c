@@ -14,8 +14,9 @@ enum { TENSORS_PER_LAYER = 24, TENSORS_PER_EXPERT = 3, TENSORS_OUTSIDE = 3 };
 
 typedef enum use { VECTOR, ROUTER_ROW, LARGE } use; /* a row of the router's is a matrix [1, columns] */
 
-/* Appends a tensor; a vector has shape [rows]. */
-static void append(param_list *list, const char *name, use use, int64_t rows, int64_t columns, float mean, float std)
+/* Appends a tensor; a vector has shape [rows]. A matrix starts with deviation gain / sqrt(its inputs), so that rows of unit size give
+ * rows of size gain (LeCun et al., 1998); a tied embedding's logits then start with deviation 1. */
+static void append(param_list *list, const char *name, use use, int64_t rows, int64_t columns, float mean, float gain)
 {
     param_info *p = &list->items[list->count++];
     snprintf(p->name, sizeof p->name, "%s", name);
@@ -25,7 +26,7 @@ static void append(param_list *list, const char *name, use use, int64_t rows, in
     p->size = rows * (columns ? columns : 1);
     p->offset = list->size;
     p->init_mean = mean;
-    p->init_std = std;
+    p->init_std = columns ? gain / sqrtf((float)columns) : 0;
     p->large = use == LARGE;
     p->packed = p->large ? list->large : list->size - list->large;
     p->row = list->large_rows;
@@ -37,11 +38,11 @@ static void append(param_list *list, const char *name, use use, int64_t rows, in
 }
 
 static void append_layer(param_list *list, int64_t layer, const char *tensor, use use, int64_t rows, int64_t columns,
-                         float mean, float std)
+                         float mean, float gain)
 {
     char name[sizeof list->items->name];
     snprintf(name, sizeof name, "model.layers.%d.%s", (int)layer, tensor);
-    append(list, name, use, rows, columns, mean, std);
+    append(list, name, use, rows, columns, mean, gain);
 }
 
 /* Of a stage's router: "mod.", or "mod.attn." and "mod.mlp." where a layer has two. */
@@ -52,11 +53,11 @@ static void router_name(const model_config *c, int64_t stage, const char *tensor
 }
 
 static void append_router(const model_config *c, param_list *list, int64_t stage, const char *tensor, use use, int64_t rows,
-                          int64_t columns, float std)
+                          int64_t columns, float gain)
 {
     char name[64];
     router_name(c, stage, tensor, name);
-    append_layer(list, model_stage_at(c, stage).layer, name, use, rows, columns, 0, std);
+    append_layer(list, model_stage_at(c, stage).layer, name, use, rows, columns, 0, gain);
 }
 
 /* The stages of a layer: [*begin, result) */
@@ -67,60 +68,60 @@ static int64_t stages_of(const model_config *c, int64_t layer, int64_t *begin)
     return *begin + each;
 }
 
-static void append_mlp(const model_config *c, param_list *list, int64_t layer, const char *names[3], float std, float residual_std)
+static void append_mlp(const model_config *c, param_list *list, int64_t layer, const char *names[3], float gain, float residual_gain)
 {
-    append_layer(list, layer, names[0], LARGE, c->ffn, c->dim, 0, std);
-    append_layer(list, layer, names[1], LARGE, c->ffn, c->dim, 0, std);
-    append_layer(list, layer, names[2], LARGE, c->dim, c->ffn, 0, residual_std);
+    append_layer(list, layer, names[0], LARGE, c->ffn, c->dim, 0, gain);
+    append_layer(list, layer, names[1], LARGE, c->ffn, c->dim, 0, gain);
+    append_layer(list, layer, names[2], LARGE, c->dim, c->ffn, 0, residual_gain);
 }
 
 /* Mixtral's names for what Mixtral has. */
-static void append_experts(const model_config *c, param_list *list, int64_t layer, float std, float residual_std)
+static void append_experts(const model_config *c, param_list *list, int64_t layer, float gain, float residual_gain)
 {
     const int64_t p = c->experts.predictor_hidden, no_ops = model_layer_no_ops(c, layer);
     for (int64_t e = 0; e < c->experts.count; e++) {
         char names[3][64];
         for (int i = 0; i < 3; i++)
             snprintf(names[i], sizeof names[i], "block_sparse_moe.experts.%d.%s.weight", (int)e, i == 0 ? "w1" : i == 1 ? "w3" : "w2");
-        append_mlp(c, list, layer, (const char *[3]){names[0], names[1], names[2]}, std, residual_std);
+        append_mlp(c, list, layer, (const char *[3]){names[0], names[1], names[2]}, gain, residual_gain);
     }
-    append_layer(list, layer, "block_sparse_moe.gate.weight", ROUTER_ROW, c->experts.count, c->dim, 0, std);
+    append_layer(list, layer, "block_sparse_moe.gate.weight", ROUTER_ROW, c->experts.count, c->dim, 0, gain);
     if (no_ops > 0)
-        append_layer(list, layer, "mod.no_ops.weight", ROUTER_ROW, no_ops, c->dim, 0, std);
+        append_layer(list, layer, "mod.no_ops.weight", ROUTER_ROW, no_ops, c->dim, 0, gain);
     if (model_has_expert_predictor(c)) {
-        append_layer(list, layer, "mod.experts.predictor.fc1.weight", LARGE, p, c->dim, 0, std);
-        append_layer(list, layer, "mod.experts.predictor.fc2.weight", ROUTER_ROW, c->experts.count, p, 0, std);
+        append_layer(list, layer, "mod.experts.predictor.fc1.weight", LARGE, p, c->dim, 0, gain);
+        append_layer(list, layer, "mod.experts.predictor.fc2.weight", ROUTER_ROW, c->experts.count, p, 0, gain);
     }
 }
 
 static void append_matrices(const model_config *c, param_list *list)
 {
     /* GPT-2's rule: what is added to the stream starts smaller the more layers add to it */
-    const float std = 0.02f, residual_std = std / sqrtf(2.0f * (float)c->layers);
+    const float gain = 1, residual_gain = gain / sqrtf(2.0f * (float)c->layers);
     const int64_t d = c->dim, q = c->heads * c->head_dim, kv = c->kv_heads * c->head_dim, p = c->mod.predictor_hidden;
-    append(list, "model.embed_tokens.weight", LARGE, c->vocab, d, 0, std);
+    append(list, "model.embed_tokens.weight", LARGE, c->vocab, d, 0, gain);
     for (int64_t l = 0; l < c->layers; l++) {
-        append_layer(list, l, "self_attn.q_proj.weight", LARGE, q, d, 0, std);
-        append_layer(list, l, "self_attn.k_proj.weight", LARGE, kv, d, 0, std);
-        append_layer(list, l, "self_attn.v_proj.weight", LARGE, kv, d, 0, std);
-        append_layer(list, l, "self_attn.o_proj.weight", LARGE, d, q, 0, residual_std);
+        append_layer(list, l, "self_attn.q_proj.weight", LARGE, q, d, 0, gain);
+        append_layer(list, l, "self_attn.k_proj.weight", LARGE, kv, d, 0, gain);
+        append_layer(list, l, "self_attn.v_proj.weight", LARGE, kv, d, 0, gain);
+        append_layer(list, l, "self_attn.o_proj.weight", LARGE, d, q, 0, residual_gain);
         if (c->experts.count > 0)
-            append_experts(c, list, l, std, residual_std);
+            append_experts(c, list, l, gain, residual_gain);
         else
-            append_mlp(c, list, l, (const char *[3]){"mlp.gate_proj.weight", "mlp.up_proj.weight", "mlp.down_proj.weight"}, std,
-                       residual_std);
+            append_mlp(c, list, l, (const char *[3]){"mlp.gate_proj.weight", "mlp.up_proj.weight", "mlp.down_proj.weight"}, gain,
+                       residual_gain);
         int64_t s;
         for (const int64_t end = stages_of(c, l, &s); s < end; s++) {
             if (model_stage_has_router(c, s))
-                append_router(c, list, s, "router.weight", ROUTER_ROW, 1, d, std);
+                append_router(c, list, s, "router.weight", ROUTER_ROW, 1, d, gain);
             if (model_stage_has_predictor(c, s)) {
-                append_router(c, list, s, "predictor.fc1.weight", LARGE, p, d, std);
-                append_router(c, list, s, "predictor.fc2.weight", ROUTER_ROW, 1, p, std);
+                append_router(c, list, s, "predictor.fc1.weight", LARGE, p, d, gain);
+                append_router(c, list, s, "predictor.fc2.weight", ROUTER_ROW, 1, p, gain);
             }
         }
     }
     if (!c->tied)
-        append(list, "lm_head.weight", LARGE, c->vocab, d, 0, std);
+        append(list, "lm_head.weight", LARGE, c->vocab, d, 0, gain);
 }
 
 static void append_vectors(const model_config *c, param_list *list)

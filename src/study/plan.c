@@ -104,7 +104,7 @@ fathom_status study_shape(const variant *v, int64_t width, int64_t seq_len, int6
 
 double study_learning_rate(double factor, int64_t width)
 {
-    return fmin(8e-3, factor / (double)width);
+    return fmin(1e-2, factor / (double)width);
 }
 
 int64_t study_size(const model_config *c)

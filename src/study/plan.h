@@ -23,8 +23,8 @@ fathom_status variant_parse(const char *name, variant *out, fathom_error *err);
 /* The shape of a width: 2 round(3 + d / 128) blocks; heads and MLP by default (model_default_heads, model_default_ffn). */
 fathom_status study_shape(const variant *v, int64_t width, int64_t seq_len, int64_t vocab, model_config *out, fathom_error *err);
 
-/* Peak learning rate of a width, for every kind alike: factor / d, at most 8e-3. */
-#define STUDY_RATE_FACTOR 0.25
+/* Peak learning rate of a width, for every kind alike: factor / d, at most 1e-2. */
+#define STUDY_RATE_FACTOR 0.4
 double study_learning_rate(double factor, int64_t width);
 
 /* Parameters outside embedding and head: what a budget is spent on, and what the fits call size. */

@@ -15,14 +15,14 @@
 #include "format/json.h"
 #include "model/flops.h"
 
-enum { FEWEST_STEPS = 20, SAVES = 20, MOST_RESULT = 16 << 20, MOST_CURVE = 200, PATH_ROOM = 4096 };
+enum { FEWEST_STEPS = 20, SAVES = 20, MOST_RESULT = 16 << 20, MOST_CURVE = 100, PATH_ROOM = 4096 };
 
 static fathom_status no_memory(fathom_error *err)
 {
     return status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
 }
 
-static train_options options_of(const study_options *o, const study_run *run)
+train_options study_train_options(const study_options *o, const study_run *run)
 {
     train_options t = train_options_default();
     t.flops = run->budget;
@@ -45,7 +45,7 @@ static fathom_status make_run(const study_options *o, const variant *v, double b
     if (o->rate_factor != STUDY_RATE_FACTOR)
         snprintf(run->name + length, sizeof run->name - (size_t)length, "-lr%g", o->rate_factor);
     TRY(study_shape(v, width, o->seq_len, o->vocab, &run->config, err));
-    const train_options t = options_of(o, run);
+    const train_options t = study_train_options(o, run);
     run->steps = train_total_steps(&t, &run->config, 1);
     if (run->steps < FEWEST_STEPS)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "budget %g: buys %lld steps of %s %lld: at least %d are needed", budget,
@@ -127,35 +127,46 @@ static json_t *number(double x)
     return isfinite(x) ? json_real(x) : json_null();
 }
 
-static fathom_status write_result(const study_run *run, const char *dir, const char *path, const train_summary *s, fathom_error *err)
+/* What all runs of a folder must have in common, for their losses to be comparable. */
+static json_t *setting_of(const study_options *o, const study_data *data)
+{
+    char text[32];
+    snprintf(text, sizeof text, "%016llx", (unsigned long long)data->fingerprint);
+    return json_pack("{s:s, s:I, s:I, s:s}", "text", text, "seq_len", (json_int_t)o->seq_len, "batch", (json_int_t)o->batch, "dtype",
+                     o->bf16 ? "bf16" : "fp32");
+}
+
+static fathom_status write_result(const study_options *o, const study_run *run, const study_data *data, const char *dir, const char *path,
+                                  const train_summary *s, fathom_error *err)
 {
     const model_config *c = &run->config;
-    json_t *o = json_object();
-    int failed = json_object_set_new(o, "variant", json_string(run->variant->name));
-    failed |= json_object_set_new(o, "budget", json_real(run->budget));
-    failed |= json_object_set_new(o, "width", json_integer(run->width));
-    failed |= json_object_set_new(o, "layers", json_integer(c->layers));
-    failed |= json_object_set_new(o, "seed", json_integer(run->seed));
-    failed |= json_object_set_new(o, "learning_rate", json_real(run->learning_rate));
-    failed |= json_object_set_new(o, "size", json_integer(study_size(c)));
-    failed |= json_object_set_new(o, "params", json_integer((json_int_t)s->params));
-    failed |= json_object_set_new(o, "steps", json_integer((json_int_t)s->steps));
-    failed |= json_object_set_new(o, "tokens", json_integer((json_int_t)s->tokens));
-    failed |= json_object_set_new(o, "flops", json_real(s->flops));
-    failed |= json_object_set_new(o, "forward_flops_per_token", json_real(flops_forward(c, c->seq_len, true) / (double)c->seq_len));
-    failed |= json_object_set_new(o, "train_loss", number(s->train_loss));
-    failed |= json_object_set_new(o, "loss", number(s->topk.loss));
-    failed |= json_object_set_new(o, "loss_causal", number(s->causal.loss));
-    failed |= json_object_set_new(o, "router_accuracy", number(s->topk.router_accuracy));
-    failed |= json_object_set_new(o, "routed_fraction_causal", number(s->causal.routed_fraction));
-    failed |= json_object_set_new(o, "ms_per_step", number(s->ms_per_step));
-    failed |= json_object_set_new(o, "tokens_per_s", number(s->tokens_per_s));
-    failed |= json_object_set_new(o, "curve", curve_of(dir));
+    json_t *r = json_object();
+    int failed = json_object_set_new(r, "variant", json_string(run->variant->name));
+    failed |= json_object_set_new(r, "budget", json_real(run->budget));
+    failed |= json_object_set_new(r, "width", json_integer(run->width));
+    failed |= json_object_set_new(r, "layers", json_integer(c->layers));
+    failed |= json_object_set_new(r, "seed", json_integer(run->seed));
+    failed |= json_object_set_new(r, "learning_rate", json_real(run->learning_rate));
+    failed |= json_object_set_new(r, "size", json_integer(study_size(c)));
+    failed |= json_object_set_new(r, "params", json_integer((json_int_t)s->params));
+    failed |= json_object_set_new(r, "steps", json_integer((json_int_t)s->steps));
+    failed |= json_object_set_new(r, "tokens", json_integer((json_int_t)s->tokens));
+    failed |= json_object_set_new(r, "flops", json_real(s->flops));
+    failed |= json_object_set_new(r, "forward_flops_per_token", json_real(flops_forward(c, c->seq_len, true) / (double)c->seq_len));
+    failed |= json_object_set_new(r, "train_loss", number(s->train_loss));
+    failed |= json_object_set_new(r, "loss", number(s->topk.loss));
+    failed |= json_object_set_new(r, "loss_causal", number(s->causal.loss));
+    failed |= json_object_set_new(r, "router_accuracy", number(s->topk.router_accuracy));
+    failed |= json_object_set_new(r, "routed_fraction_causal", number(s->causal.routed_fraction));
+    failed |= json_object_set_new(r, "ms_per_step", number(s->ms_per_step));
+    failed |= json_object_set_new(r, "tokens_per_s", number(s->tokens_per_s));
+    failed |= json_object_set_new(r, "setting", setting_of(o, data));
+    failed |= json_object_set_new(r, "curve", curve_of(dir));
     if (failed) {
-        json_decref(o);
+        json_decref(r);
         return no_memory(err);
     }
-    return json_file_write(path, o, err);
+    return json_file_write(path, r, err);
 }
 
 static void remove_run(const char *dir)
@@ -172,7 +183,7 @@ static fathom_status train_model(const study_options *o, const study_run *run, c
                                  const train_observer *observer, const volatile sig_atomic_t *stop, fathom_error *err)
 {
     const kernels kn = kernels_cpu();
-    const train_options options = options_of(o, run);
+    const train_options options = study_train_options(o, run);
     model m = {0};
     trainer *t = NULL;
     train_summary s;
@@ -187,9 +198,30 @@ static fathom_status train_model(const study_options *o, const study_run *run, c
     trainer_free(t);
     model_free(&m);
     if (status == FATHOM_OK)
-        status = write_result(run, dir, result, &s, err);
+        status = write_result(o, run, data, dir, result, &s, err);
     if (status == FATHOM_OK)
         remove_run(dir);
+    return status;
+}
+
+/* A finished run is one of this study's only if it was trained on the same text in the same way. */
+static fathom_status check_setting(const study_options *o, const study_data *data, const char *path, fathom_error *err)
+{
+    json_t *result, *setting = setting_of(o, data);
+    const json_t *value;
+    const char *key;
+    fathom_status status = setting ? json_file_read(path, MOST_RESULT, &result, err) : no_memory(err);
+    if (status != FATHOM_OK) {
+        json_decref(setting);
+        return status;
+    }
+    json_object_foreach(setting, key, value) {
+        const json_t *found = json_object_get(json_object_get(result, "setting"), key);
+        if (status == FATHOM_OK && !json_equal(found, value))
+            status = status_fail(err, FATHOM_INVALID_ARGUMENT, "%s: another %s than this study's: give it a folder of its own", path, key);
+    }
+    json_decref(result);
+    json_decref(setting);
     return status;
 }
 
@@ -209,7 +241,7 @@ fathom_status study_train(const study_options *o, const study_run *run, const st
     if (!run_path(o, run, "", dir) || !run_path(o, run, ".json", result) || !run_path(o, run, ".lock", lock))
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "%s: the path is too long", o->dir);
     if (path_exists(result))
-        return FATHOM_OK;
+        return check_setting(o, data, result, err);
     TRY(make_runs_folder(o, err));
     const int fd = open(lock, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
     if (fd < 0)

@@ -14,7 +14,7 @@ for p in s["points"]:  # each run spent its budget, to 1 %
     assert abs(p["flops"] / p["budget"] - 1) < 0.01, p
     assert abs(3 * p["forward_flops_per_token"] * p["tokens"] / p["flops"] - 1) < 1e-6, p
     assert p["loss"] > 0 and p["loss_causal"] > 0 and p["ms_per_step"] > 0
-    assert abs(p["learning_rate"] / min(8e-3, 0.25 / p["width"]) - 1) < 1e-6
+    assert abs(p["learning_rate"] / min(1e-2, 0.4 / p["width"]) - 1) < 1e-6
 assert set(s["optimum"]) == {"vanilla", "mod"} and len(s["optima"]) == 4 and "laws" in s
 PY
 check "the files hold the same" sh -c "test \$(wc -l <'$work/study/results.csv') -eq 13 && grep -q '\"comparisons\"' '$work/study/results.json'"
@@ -29,6 +29,19 @@ check "the page has the plots inside" sh -c "grep -q '<svg' '$work/study/report.
 before=$(cksum <"$work/study/results.csv")
 check "what is done is not done again" sh -c "$study --out '$work/study' >/dev/null 2>&1"
 check "results stay" test "$(cksum <"$work/study/results.csv")" = "$before"
+
+check "step times are taken in turn" sh -c "$study --speed --out '$work/study' >'$work/out' 2>'$work/err' && grep -q 'round 7/7' '$work/err' && ! grep -q 'the runs. own' '$work/out'"
+check "each shape has one" python3 - "$work/study" <<'PY'
+import json, sys
+speeds = json.load(open(sys.argv[1] + "/speeds.json"))
+assert speeds["rounds"] == 7 and speeds["threads"] == 1 and speeds["dtype"] == "fp32"
+assert sorted((s["variant"], s["width"]) for s in speeds["shapes"]) == [(v, w) for v in ("mod", "plain") for w in (16, 32, 48)]
+for s in speeds["shapes"]:
+    assert abs(s["ms_per_step"] * s["tokens_per_s"] / 1e3 / 64 - 1) < 1e-6
+PY
+refuses "runs with another batch in the folder" 1 "another batch" sh -c "$study --batch 4 --out '$work/study'"
+sed 's/16/17/' "$work/text.txt" >"$work/other.txt"
+refuses "runs of another text in the folder" 1 "another text" sh -c "$study --data '$work/other.txt' --out '$work/study'"
 
 # Killed again and again, by two processes at once, it ends with the losses of one that was left alone.
 losses() { cut -d, -f1-5,14,15 "$1/results.csv"; }
@@ -58,6 +71,8 @@ refuses "a budget that buys nothing" 1 "steps" "$fathom" isoflop --data "$work/t
 refuses "an unknown variant" 2 "moe" "$fathom" isoflop --data "$work/text.txt" --budget 1e10 --variants plain,moe --out "$work/new"
 refuses "sizes that are none" 2 "--sizes: 3.5" "$fathom" isoflop --data "$work/text.txt" --budget 1e10 --sizes 3.5 --out "$work/new"
 refuses "a report of nothing" 1 "$work/none" "$fathom" isoflop --out "$work/none" --report
+echo '{"shapes": [{"variant": "mod", "width": 16, "ms_per_step": 0, "tokens_per_s": 1}]}' >"$work/killed/speeds.json"
+refuses "a step time of nothing" 1 "speeds.json: shapes" "$fathom" isoflop --out "$work/killed" --report
 echo '{"variant": "mod"}' >"$work/study/runs/broken.json"
 refuses "a result without its fields" 1 "broken.json: width" "$fathom" isoflop --out "$work/study" --report
 finish

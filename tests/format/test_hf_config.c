@@ -202,7 +202,7 @@ static void test_written_form(void **state)
     assert_string_equal(architecture, "FathomForCausalLM");
     assert_string_equal(type, "fathom");
     assert_int_equal(hidden, 128);
-    assert_true(theta == 10000 && eps == 1e-5 && range == 0.02 && capacity == 0.1 && aux == 0.01);
+    assert_true(theta == 10000 && eps == 1e-5 && fabs(range - 1 / sqrt(128)) < 1e-6 && capacity == 0.1 && aux == 0.01);
     assert_string_equal(act, "silu");
     assert_false(attention_bias || mlp_bias);
     assert_string_equal(dtype, "float32");
