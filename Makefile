@@ -6,6 +6,7 @@
 #   make test       all tests (under 10 minutes on 2 cores)
 #   make test-asan  the same under AddressSanitizer and UndefinedBehaviorSanitizer
 #   make test-tsan  the threaded tests under ThreadSanitizer (clang)
+#   make study      the published comparison at equal training FLOPs (hours; docs/isoflop.md); TEXTS=FOLDER OUT=FOLDER
 #   make install PREFIX=/usr/local
 #   make clean
 
@@ -14,7 +15,7 @@ PREFIX ?= /usr/local
 CMAKE_FLAGS ?=
 JOBS := $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: all demo test test-asan test-tsan install clean setup setup-test
+.PHONY: all demo study test test-asan test-tsan install clean setup setup-test
 
 all: setup
 	@cmake -S . -B $(BUILD) -DCMAKE_INSTALL_PREFIX=$(PREFIX) -DFATHOM_TESTS=OFF $(CMAKE_FLAGS) >$(BUILD).log 2>&1 || { cat $(BUILD).log; exit 1; }
@@ -28,6 +29,12 @@ setup-test:
 
 demo: all
 	@scripts/demo.sh $(BUILD)/fathom
+
+TEXTS ?= ../shared/data
+OUT ?= study-out
+study: all
+	@scripts/setup.sh study
+	@scripts/study.sh $(BUILD)/fathom $(TEXTS) $(OUT)
 
 test: setup-test
 	@tests/run.sh $(BUILD)-test "$(CMAKE_FLAGS)"

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs the Debian packages that fathom needs and this machine lacks. setup.sh build | test | tsan
+# Installs the Debian packages that fathom needs and this machine lacks. setup.sh build | study | test | tsan
 set -eu
 
 build="gcc libc6-dev cmake make pkg-config libdnnl-dev libjansson-dev"
@@ -7,9 +7,10 @@ tests="libcmocka-dev python3 python3-torch python3-numpy chromium chromium-drive
 
 case "${1:-}" in
 build) wanted=$build ;;
+study) wanted="$build gnuplot-nox" ;;
 test) wanted="$build $tests" ;;
 tsan) wanted="$build $tests clang libomp-dev" ;;
-*) echo "usage: setup.sh build|test|tsan" >&2; exit 2 ;;
+*) echo "usage: setup.sh build|study|test|tsan" >&2; exit 2 ;;
 esac
 
 missing=

@@ -253,7 +253,7 @@ static int report(const isoflop_command *c)
 int command_isoflop(int argc, char **argv)
 {
     isoflop_command c = {.sizes = "5", .variants = "plain,mod,stochastic", .val_fraction = 0.05,
-                         .study = {.sizes = 5, .seeds = 1, .seq_len = 256, .batch = 16, .rate_factor = STUDY_RATE_FACTOR}};
+                         .study = {.sizes = 5, .seeds = 1, .seq_len = 256, .batch = 8, .rate_factor = STUDY_RATE_FACTOR}};
     const option table[] = {
         {OPTION_HEADING, "data and output", 0, 0, 0},
         {OPTION_LIST, "data", &c.data, "PATH...", "text files, folders of text, or token shards"},
@@ -264,11 +264,11 @@ int command_isoflop(int argc, char **argv)
         {OPTION_TEXT, "budget", &c.budget, "X,...", "training FLOPs of a run, as in 1e13,3e13"},
         {OPTION_TEXT, "sizes", &c.sizes, "N or LIST", "so many sizes around each budget's optimum, or these widths (5)"},
         {OPTION_TEXT, "variants", &c.variants, "LIST",
-         "plain, mod, stochastic or choice, with c0.25, e1, a gate or a rule behind, as in mod-c0.25-e1 (plain,mod,stochastic)"},
+         "plain, mod, stochastic or choice, with c0.25, e1, d3, a gate or a rule behind, as in mod-c0.25-e1 (plain,mod,stochastic)"},
         {OPTION_INTEGER, "seeds", &c.study.seeds, "N", "seeds of every run, from 1 on (1)"},
-        {OPTION_NUMBER, "lr-factor", &c.study.rate_factor, "X", "peak learning rate X / width, at most 1e-2 (0.4); for a sweep give each X a folder"},
+        {OPTION_NUMBER, "lr-factor", &c.study.rate_factor, "X", "peak learning rate X / width, at most 8e-3 (0.25); for a sweep give each X a folder"},
         {OPTION_INTEGER, "seq-len", &c.study.seq_len, "N", "tokens a sequence (256)"},
-        {OPTION_INTEGER, "batch", &c.study.batch, "N", "sequences a batch (16)"},
+        {OPTION_INTEGER, "batch", &c.study.batch, "N", "sequences a batch (8)"},
         {OPTION_TEXT, "dtype", &c.dtype, "TYPE", "fp32 or bf16 (fp32)"},
         {OPTION_INTEGER, "threads", &c.threads, "N", "processor threads (all)"},
         {OPTION_FLAG, "speed", &c.speed, 0, "when all is trained, time steps of every shape in turn; the report then uses these times"},

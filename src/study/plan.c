@@ -13,7 +13,7 @@ enum { SMALLEST = 16, LARGEST = 4096 };
 
 static fathom_status unknown(const char *name, const char *word, fathom_error *err)
 {
-    return status_fail(err, FATHOM_INVALID_ARGUMENT, "variant %s: %s: unknown: plain, mod, stochastic or choice, then c0.25, e1, a gate or a "
+    return status_fail(err, FATHOM_INVALID_ARGUMENT, "variant %s: %s: unknown: plain, mod, stochastic or choice, then c0.25, e1, d3, a gate or a "
                        "causal rule, joined by -", name, word);
 }
 
@@ -55,6 +55,8 @@ static bool read_word(const char *word, variant *v)
         v->capacity = x;
     else if (word[0] == 'e' && x >= 1 && x <= MODEL_MAX_LAYERS && x == floor(x))
         v->every = (int64_t)x;
+    else if (word[0] == 'd' && x >= 2 && x <= MODEL_MAX_LAYERS && x == floor(x))
+        v->dense = (int64_t)x;
     else
         return false;
     return true;
@@ -78,20 +80,31 @@ fathom_status variant_parse(const char *name, variant *out, fathom_error *err)
     return study_shape(out, 64, 64, 256, &shape, err); /* does what was said go together? */
 }
 
+/* The same on both sides of a width, so that a ladder has no teeth: dimensions of a head, and steps between widths. */
+static int64_t head_width(int64_t width)
+{
+    return width < 96 ? 16 : width < 512 ? 32 : 64;
+}
+
 fathom_status study_shape(const variant *v, int64_t width, int64_t seq_len, int64_t vocab, model_config *out, fathom_error *err)
 {
     model_config c = v->config;
+    if (width % head_width(width) != 0)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "width %lld: must be a multiple of %lld there", (long long)width,
+                           (long long)head_width(width));
     c.vocab = vocab;
     c.seq_len = seq_len;
     c.dim = width;
     c.layers = 2 * llround(3 + (double)width / 128);
-    c.heads = c.kv_heads = model_default_heads(width);
+    c.heads = c.kv_heads = width / head_width(width);
     c.ffn = model_default_ffn(width);
     if (c.layers > MODEL_MAX_LAYERS)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "width %lld: more than %d blocks", (long long)width, MODEL_MAX_LAYERS);
     TRY(model_config_set_head_dim(&c, err));
     if (c.mod.router != MOD_ROUTER_NONE) {
-        for (int64_t l = v->every - 1; l < c.layers; l += v->every) {
+        for (int64_t l = 0; l < c.layers; l++) {
+            if (v->dense ? l % v->dense == 0 : (l + 1) % v->every != 0)
+                continue;
             c.mod.capacity[l] = (float)v->capacity;
             c.mod.threshold[l] = c.mod.router == MOD_ROUTER_STOCHASTIC ? mod_noise_threshold(v->capacity) : 0;
         }
@@ -104,7 +117,7 @@ fathom_status study_shape(const variant *v, int64_t width, int64_t seq_len, int6
 
 double study_learning_rate(double factor, int64_t width)
 {
-    return fmin(1e-2, factor / (double)width);
+    return fmin(8e-3, factor / (double)width);
 }
 
 int64_t study_size(const model_config *c)
@@ -113,17 +126,12 @@ int64_t study_size(const model_config *c)
     return c->layers * (d * (q + 2 * kv) + q * d + 3 * d * c->ffn);
 }
 
-static int64_t step_at(int64_t width)
-{
-    return width < 128 ? 16 : width < 512 ? 32 : 64;
-}
-
 /* The width whose forward FLOPs per token come nearest to `wanted` in their ratio. */
 static int64_t nearest_width(const variant *v, double wanted, int64_t seq_len, int64_t vocab)
 {
     int64_t best = SMALLEST;
     double distance = INFINITY;
-    for (int64_t width = SMALLEST; width <= LARGEST; width += step_at(width)) {
+    for (int64_t width = SMALLEST; width <= LARGEST; width += head_width(width)) {
         model_config c;
         if (study_shape(v, width, seq_len, vocab, &c, NULL) != FATHOM_OK)
             continue;

@@ -7,7 +7,8 @@
 /* A kind of model, by a name of words joined by "-":
  *     plain | mod | stochastic | choice          what routes: nothing, top-k, noise, each token by itself
  *     c0.25                                      capacity (0.125)
- *     e1                                         every block (e2: every other)
+ *     e1                                         every block is routed (e2: every other, from block 1 on)
+ *     d3                                         every third block, from block 0 on, is dense and all others are routed
  *     raw | sigmoid | one                        gate
  *     aux | predictor                            causal rule
  * as in mod-c0.25-e1. The name is the variant's in every result. */
@@ -16,15 +17,16 @@ typedef struct variant {
     char name[VARIANT_NAME];
     model_config config; /* of the smallest size; its routing is laid over every size by study_shape */
     double capacity;
-    int64_t every;
+    int64_t every, dense; /* dense: 0 = as every says */
 } variant;
 fathom_status variant_parse(const char *name, variant *out, fathom_error *err);
 
-/* The shape of a width: 2 round(3 + d / 128) blocks; heads and MLP by default (model_default_heads, model_default_ffn). */
+/* The shape of a width: 2 round(3 + d / 128) blocks, heads of 16 below a width of 96, of 32 below 512 and of 64 above, the MLP by default
+ * (model_default_ffn). A width that is no multiple of its heads' is refused. */
 fathom_status study_shape(const variant *v, int64_t width, int64_t seq_len, int64_t vocab, model_config *out, fathom_error *err);
 
-/* Peak learning rate of a width, for every kind alike: factor / d, at most 1e-2. */
-#define STUDY_RATE_FACTOR 0.4
+/* Peak learning rate of a width, for every kind alike: factor / d, at most 8e-3. */
+#define STUDY_RATE_FACTOR 0.25
 double study_learning_rate(double factor, int64_t width);
 
 /* Parameters outside embedding and head: what a budget is spent on, and what the fits call size. */
@@ -32,7 +34,7 @@ int64_t study_size(const model_config *c);
 
 /* Widths of a ladder of `count` sizes for a training budget: those whose forward FLOPs per token come nearest to
  * 2 sqrt(budget / 120) x 2^(i - (count - 1) / 2), which for a plain model is Chinchilla's 20 tokens a parameter in the middle (Hoffmann
- * et al., 2022); multiples of 16 below 128, of 32 below 512, of 64 above, each once, ascending. Returns how many. */
+ * et al., 2022); whole heads, each width once, ascending. Returns how many. */
 int64_t study_ladder(const variant *v, double budget, int64_t count, int64_t seq_len, int64_t vocab, int64_t *widths);
 
 #endif

@@ -14,7 +14,7 @@ for p in s["points"]:  # each run spent its budget, to 1 %
     assert abs(p["flops"] / p["budget"] - 1) < 0.01, p
     assert abs(3 * p["forward_flops_per_token"] * p["tokens"] / p["flops"] - 1) < 1e-6, p
     assert p["loss"] > 0 and p["loss_causal"] > 0 and p["ms_per_step"] > 0
-    assert abs(p["learning_rate"] / min(1e-2, 0.4 / p["width"]) - 1) < 1e-6
+    assert abs(p["learning_rate"] / min(8e-3, 0.25 / p["width"]) - 1) < 1e-6
 assert set(s["optimum"]) == {"vanilla", "mod"} and len(s["optima"]) == 4 and "laws" in s
 PY
 check "the files hold the same" sh -c "test \$(wc -l <'$work/study/results.csv') -eq 13 && grep -q '\"comparisons\"' '$work/study/results.json'"
@@ -70,6 +70,7 @@ refuses "a budget that is no number" 2 "--budget: 1e10,much" "$fathom" isoflop -
 refuses "a budget that buys nothing" 1 "steps" "$fathom" isoflop --data "$work/text.txt" --budget 1e7 --sizes 64 --out "$work/new"
 refuses "an unknown variant" 2 "moe" "$fathom" isoflop --data "$work/text.txt" --budget 1e10 --variants plain,moe --out "$work/new"
 refuses "sizes that are none" 2 "--sizes: 3.5" "$fathom" isoflop --data "$work/text.txt" --budget 1e10 --sizes 3.5 --out "$work/new"
+refuses "a width between heads" 1 "width 40" "$fathom" isoflop --data "$work/text.txt" --budget 1e10 --sizes 40,48 --out "$work/new"
 refuses "a report of nothing" 1 "$work/none" "$fathom" isoflop --out "$work/none" --report
 echo '{"shapes": [{"variant": "mod", "width": 16, "ms_per_step": 0, "tokens_per_s": 1}]}' >"$work/killed/speeds.json"
 refuses "a step time of nothing" 1 "speeds.json: shapes" "$fathom" isoflop --out "$work/killed" --report

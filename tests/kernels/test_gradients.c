@@ -571,9 +571,15 @@ static void attention_cases(void **state)
         attention_on(&both[b], 2, 2, 16, longer, NULL, NULL, 1);
         const int32_t q[] = {0, 1, 4, 74}, kv[] = {0, 9, 12, 160};
         attention_on(&both[b], 4, 2, 8, q, kv, NULL, 3);
+        /* heads of whole vectors */
+        attention_on(&both[b], 2, 2, 32, blocks, NULL, NULL, 3);
+        attention_on(&both[b], 4, 2, 16, q, kv, NULL, 3);
+        attention_on(&both[b], 2, 1, 48, mixed, NULL, NULL, 4);
+        attention_on(&both[b], 2, 1, 64, longer, NULL, NULL, 1);
         /* several blocks of keys, and sequences on either side of one */
         const int32_t several[] = {0, 1100, 1611, 2123}, part[] = {0, 700}, cached[] = {0, 1300};
         attention_on(&both[b], 2, 1, 8, several, NULL, NULL, 3);
+        attention_on(&both[b], 2, 1, 16, several, NULL, NULL, 3);
         attention_on(&both[b], 2, 1, 8, part, cached, NULL, 1);
         /* some queries of a sequence, by their positions: few and many, none, all but the last, across blocks of keys */
         const int32_t some[] = {0, 3, 3, 4, 9}, dense[] = {0, 7, 12, 14, 20}, at[] = {0, 2, 5, 1, 0, 1, 3, 4, 5};
@@ -583,6 +589,7 @@ static void attention_cases(void **state)
         for (int32_t i = 0; i < 160; i++)
             spread[i] = i < 150 ? 8 * i + i % 7 : 3 * (i - 150);
         attention_on(&both[b], 2, 1, 8, many, all_keys, spread, 2);
+        attention_on(&both[b], 2, 1, 32, many, all_keys, spread, 2);
     }
 }
 

@@ -92,7 +92,13 @@ static void names_say_what_they_mean(void **state)
     assert_int_equal(study_shape(&v, 64, 256, 256, &c, &err), FATHOM_OK);
     assert_float_equal(c.mod.threshold[1], 1.150349, 1e-5); /* the normal's upper eighth */
     assert_int_equal(variant_parse("choice-c0.5", &v, &err), FATHOM_OK);
-    const char *const bad[] = {"", "moe", "mod-", "mod-c0", "mod-c2", "mod-e0", "mod-e1.5", "plain-c0.5", "mod-c0.25x", "stochastic-aux",
+    assert_int_equal(variant_parse("mod-d3", &v, &err), FATHOM_OK);
+    assert_int_equal(study_shape(&v, 80, 256, 256, &c, &err), FATHOM_OK);
+    assert_true(c.heads == 5 && c.head_dim == 16);
+    for (int64_t l = 0; l < c.layers; l++)
+        assert_true((c.mod.capacity[l] > 0) == (l % 3 != 0));
+    assert_int_equal(study_shape(&v, 100, 256, 256, &c, &err), FATHOM_INVALID_ARGUMENT);
+    const char *const bad[] = {"", "moe", "mod-d1", "mod-", "mod-c0", "mod-c2", "mod-e0", "mod-e1.5", "plain-c0.5", "mod-c0.25x", "stochastic-aux",
                                "choice-c1", "mod-mod"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
         assert_int_equal(variant_parse(bad[i], &v, &err), FATHOM_INVALID_ARGUMENT);
