@@ -199,9 +199,12 @@ static void print_comparison(const comparison *c)
 {
     printf("%-16s %9.3g  %+.2f %% [%+.2f, %+.2f]", c->other->points->variant, c->other->points->budget, 100 * c->difference,
            100 * c->difference_range.low, 100 * c->difference_range.high);
-    if (c->matches)
+    if (c->matches && isfinite(c->match_flops_range.low))
         printf("  the plain optimum's loss at %.3f x its forward FLOPs [%.3f, %.3f], %.2f x its tokens/s\n", c->match_flops_ratio,
                c->match_flops_range.low, c->match_flops_range.high, c->match_speed_ratio);
+    else if (c->matches)
+        printf("  the plain optimum's loss at %.3f x its forward FLOPs (not in all samples), %.2f x its tokens/s\n", c->match_flops_ratio,
+               c->match_speed_ratio);
     else
         printf("  never reaches the plain optimum's loss\n");
 }

@@ -90,6 +90,19 @@ static int color_of(const study_summary *s, const char *variant)
     return color + 1;
 }
 
+static int point_of(const study_summary *s, double budget)
+{
+    static const int types[] = {7, 5, 9, 11, 13, 15}; /* filled: circle, square, triangles, diamond, pentagon */
+    int smaller = 0;
+    for (int64_t i = 0; i < s->curve_count; i++) {
+        bool counted = false; /* another variant's curve at this budget */
+        for (int64_t j = 0; j < i; j++)
+            counted |= s->curves[j].points->budget == s->curves[i].points->budget;
+        smaller += !counted && s->curves[i].points->budget < budget;
+    }
+    return types[smaller % 6];
+}
+
 static double largest_budget(const study_summary *s)
 {
     double most = 0;
@@ -105,7 +118,7 @@ static void plot_isoflop(script *p, const study_summary *s)
         const int color = color_of(s, c->points->variant);
         char how[SERIES_NAME], title[SERIES_NAME];
         snprintf(title, sizeof title, "%s %.2g", c->points->variant, c->points->budget);
-        snprintf(how, sizeof how, "with points pt 7 ps 0.7 lc %d", color);
+        snprintf(how, sizeof how, "with points pt %d ps 0.8 lc %d", point_of(s, c->points->budget), color);
         block_begin(p);
         for (int64_t j = 0; j < c->count; j++)
             fprintf(p->w.stream, "%lld %.6f\n", (long long)c->points[j].size, c->points[j].loss_causal);
@@ -253,9 +266,9 @@ fathom_status study_plots(const char *dir, const study_result *results, int64_t 
     static const struct {
         const char *name, *setup;
     } plots[] = {
-        {"isoflop", "set logscale x\nset xlabel 'parameters outside embedding and head'\nset ylabel 'held-out loss, causal (nats)'"},
+        {"isoflop", "set logscale x\nset xrange [*:*] noextend\nset xlabel 'parameters outside embedding and head'\nset ylabel 'held-out loss, causal (nats)'"},
         {"frontier", "set logscale x\nset xlabel 'training FLOPs'\nset ylabel 'loss of the optimum, causal (nats)'"},
-        {"forward", "set logscale x\nset xlabel 'forward FLOPs per token / those of the optimal plain model'\nset ylabel 'held-out loss, causal (nats)'"},
+        {"forward", "set logscale x\nset xrange [*:*] noextend\nset xlabel 'forward FLOPs per token / those of the optimal plain model'\nset ylabel 'held-out loss, causal (nats)'"},
         {"learning-flops", "set xlabel 'training FLOPs'\nset ylabel 'training loss (nats)'"},
         {"learning-time", "set xlabel 'minutes'\nset ylabel 'training loss (nats)'"},
         {"speed", "set logscale xy\nset xlabel 'FLOPs of a training step'\nset ylabel 'time of a step (ms)'"},
