@@ -34,7 +34,7 @@ TEXTS ?= ../shared/data
 OUT ?= study-out
 study: all
 	@scripts/setup.sh study
-	@scripts/study.sh $(BUILD)/fathom $(TEXTS) $(OUT)
+	@scripts/study.sh "$(BUILD)/fathom" "$(TEXTS)" "$(OUT)"
 
 test: setup-test
 	@tests/run.sh $(BUILD)-test "$(CMAKE_FLAGS)"

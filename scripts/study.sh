@@ -7,34 +7,38 @@ fathom=$1 texts=$2
 out=${3:-study-out}
 processes=${STUDY_PROCESSES:-$(nproc)}
 
-data=
+set --
 for name in kjv.txt tinyshakespeare.txt wikitext2-test.txt wikitext2-valid.txt; do
     [ -e "$texts/$name" ] || { echo "fathom: no $texts/$name: the study's texts are named in docs/isoflop.md; TEXTS=FOLDER says where they are" >&2; exit 1; }
-    data="$data $texts/$name"
+    set -- "$@" "$texts/$name"
 done
 mkdir -p "$out"
 
-# isoflop FOLDER OPTIONS...: a part of the study, in OUT/FOLDER
-isoflop() {
-    folder=$out/$1
-    shift
-    # shellcheck disable=SC2086  # a list of names
-    "$fathom" isoflop --data $data --dtype bf16 --out "$folder" "$@"
-}
+others=
+# shellcheck disable=SC2086  # a list of numbers
+trap '[ -z "$others" ] || kill $others 2>/dev/null || :' EXIT
+trap 'exit 1' INT TERM
 
-# The same by all processes at once; the first one shows its progress.
-part() {
+# train PART OPTIONS TEXTS...: runs of a part by all processes at once; the first one shows its progress. Then their step times, by one
+# process on all processors.
+train() {
+    part=$1 options=$2
+    shift 2
     others=
+    # shellcheck disable=SC2086  # a list of options
     for number in $(seq 2 "$processes"); do
-        isoflop "$@" --threads 1 >/dev/null 2>"$out/process-$number.log" &
+        "$fathom" isoflop --data "$@" --dtype bf16 --out "$out/$part" $options --threads 1 >/dev/null 2>"$out/process-$number.log" &
         others="$others $!"
     done
-    isoflop "$@" --threads 1 >/dev/null
+    # shellcheck disable=SC2086
+    "$fathom" isoflop --data "$@" --dtype bf16 --out "$out/$part" $options --threads 1 >/dev/null
     for process in $others; do wait "$process" || { cat "$out"/process-*.log >&2; exit 1; }; done
+    others=
     rm -f "$out"/process-*.log
+    # shellcheck disable=SC2086
+    "$fathom" isoflop --data "$@" --dtype bf16 --out "$out/$part" $options --speed
 }
 
-part main --budget 3e13,1e14 --variants plain,mod,stochastic
-part main --budget 3e14 --variants plain,mod
-part main --budget 3e14 --variants stochastic --sizes 3
-isoflop main --budget 3e13,1e14,3e14 --variants plain,mod --speed
+train main "--budget 3e13,1e14 --variants plain,mod,stochastic" "$@"
+train main "--budget 3e14 --variants plain,mod" "$@"
+train main "--budget 3e14 --variants stochastic --sizes 3" "$@"

@@ -28,7 +28,8 @@ typedef struct isoflop_command {
     /* of the run under way */
     const study_run *run;
     int64_t number, count;
-    double done_flops, all_flops, began;
+    double done_flops, ahead_flops, began; /* trained here before this run; of the runs after it that nobody has finished */
+    double run_began; /* FLOPs that the run had when it was taken up; below 0 until its first step is seen */
 } isoflop_command;
 
 static volatile sig_atomic_t interrupted;
@@ -84,6 +85,8 @@ static fathom_status check(isoflop_command *c, fathom_error *err)
 {
     if (!c->study.dir)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "--out: needed: the study's folder");
+    if (c->report_only && c->speed)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--speed: not with --report, which measures nothing");
     if (c->report_only)
         return FATHOM_OK;
     if (c->data.count == 0)
@@ -107,17 +110,28 @@ static fathom_status check(isoflop_command *c, fathom_error *err)
     return read_variants(c, err);
 }
 
-/* Progress of the whole study: its FLOPs are known, and so is the time that those done here took. */
+/* Progress of the whole study: the FLOPs that it still takes are known, and so is the time that those done here took. */
 static void show_step(void *user, const train_step_info *i)
 {
     isoflop_command *c = user;
+    if (c->run_began < 0)
+        c->run_began = i->flops;
     if (!progress_due(&c->progress))
         return;
     char eta[32];
-    const double done = c->done_flops + i->flops, spent = timing_now() - c->began;
-    progress_time(done > 0 ? spent / done * (c->all_flops - done) : 0, eta, sizeof eta);
-    progress_show(&c->progress, "run %lld/%lld  %s  step %lld/%lld  loss %.4f  ETA of the study %s", (long long)c->number,
+    const double done = c->done_flops + i->flops - c->run_began, spent = timing_now() - c->began;
+    progress_time(done > 0 ? spent / done * (c->ahead_flops + c->run->budget - i->flops) : 0, eta, sizeof eta);
+    progress_show(&c->progress, "run %lld/%lld  %s  step %lld/%lld  loss %.4f  ETA of the study, by this process alone, %s", (long long)c->number,
                   (long long)c->count, c->run->name, (long long)i->step, (long long)i->total, i->loss, eta);
+}
+
+/* Of the runs from `begin` on that are not finished. */
+static double flops_from(const isoflop_command *c, const study_run *runs, int64_t begin, int64_t count)
+{
+    double flops = 0;
+    for (int64_t i = begin; i < count; i++)
+        flops += study_is_done(&c->study, &runs[i]) ? 0 : runs[i].budget;
+    return flops;
 }
 
 static fathom_status train_all(isoflop_command *c, const study_run *runs, int64_t count, const study_data *data, int64_t *taken,
@@ -125,20 +139,20 @@ static fathom_status train_all(isoflop_command *c, const study_run *runs, int64_
 {
     const train_observer observer = {.user = c, .step = show_step};
     c->count = count;
-    for (int64_t i = 0; i < count; i++)
-        c->all_flops += study_is_done(&c->study, &runs[i]) ? 0 : runs[i].budget;
     c->began = timing_now();
     *taken = 0;
     for (int64_t i = 0; i < count; i++) {
-        const bool done = study_is_done(&c->study, &runs[i]);
         study_state state;
         c->run = &runs[i];
         c->number = i + 1;
+        c->ahead_flops = flops_from(c, runs, i + 1, count);
+        c->run_began = -1;
         TRY(study_train(&c->study, &runs[i], data, &observer, &interrupted, &state, err));
         *taken += state == STUDY_TAKEN;
-        c->done_flops += done ? 0 : runs[i].budget;
-        if (!done && state == STUDY_DONE)
-            progress_print(&c->progress, "run %lld/%lld  %s done", (long long)c->number, (long long)count, runs[i].name);
+        if (c->run_began < 0)
+            continue; /* it was finished, or another process has it */
+        c->done_flops += runs[i].budget - c->run_began;
+        progress_print(&c->progress, "run %lld/%lld  %s done", (long long)c->number, (long long)count, runs[i].name);
     }
     return FATHOM_OK;
 }
@@ -161,18 +175,31 @@ static fathom_status train(isoflop_command *c, fathom_error *err)
     if (status == FATHOM_OK && c->val_data.count)
         status = corpus_load(c->val_data.items, c->val_data.count, tok, 0, &validation, err);
     if (status == FATHOM_OK) {
+        const kernels kn = kernels_cpu();
+        if (c->study.bf16 && !kn.bf16(&kn)) {
+            progress_print(&c->progress, "this processor has no bfloat16 products: training in fp32");
+            c->study.bf16 = false;
+        }
         c->study.vocab = tokenizer_vocab(tok);
         status = study_runs(&c->study, &runs, &count, err);
     }
     if (status == FATHOM_OK) {
-        const study_data shared = {&data.train, c->val_data.count ? &validation.train : &data.heldout, data.fingerprint};
+        const study_data shared = {&data.train, c->val_data.count ? &validation.train : &data.heldout, data.fingerprint,
+                                   c->val_data.count ? validation.fingerprint : data.fingerprint};
         double flops = 0;
+        if (shared.heldout->count <= c->study.seq_len)
+            status = status_fail(err, FATHOM_INVALID_ARGUMENT, "--%s: %lld tokens are held out: the study compares held-out losses, and a "
+                                 "sequence has %lld", c->val_data.count ? "val-data" : "val-fraction", (long long)shared.heldout->count,
+                                 (long long)c->study.seq_len);
         for (int64_t i = 0; i < count; i++)
             flops += runs[i].budget;
         progress_print(&c->progress, "%lld runs, %.3g training FLOPs in all; %.4g training tokens, %.4g held out", (long long)count, flops,
                        (double)shared.train->count, (double)shared.heldout->count);
-        status = train_all(c, runs, count, &shared, &taken, err);
-        if (status == FATHOM_OK && c->speed)
+        if (status == FATHOM_OK)
+            status = train_all(c, runs, count, &shared, &taken, err);
+        if (status == FATHOM_OK && c->speed && taken > 0)
+            progress_print(&c->progress, "other processes are training: step times are left for when they are done");
+        else if (status == FATHOM_OK && c->speed)
             status = study_speed(&c->study, runs, count, &shared, &(study_speed_observer){c, show_round}, &interrupted, err);
     }
     if (status == FATHOM_OK && taken > 0)
@@ -187,26 +214,25 @@ static fathom_status train(isoflop_command *c, fathom_error *err)
 static void print_optimum(const char *name, const study_curve *c)
 {
     const optimum *o = &c->causal;
+    char size[INTERVAL_TEXT], loss[INTERVAL_TEXT];
     printf("%-16s %9.3g", name, c->points->budget);
     if (o->found)
-        printf("  %10.4g [%.4g, %.4g]  %.4f [%.4f, %.4f]%s\n", o->size, o->size_range.low, o->size_range.high, o->loss, o->loss_range.low,
-               o->loss_range.high, o->inside ? "" : "  outside the sizes trained");
+        printf("  %10.4g %s  %.4f %s%s\n", o->size, interval_text(o->size_range, 1, 4, true, size), o->loss,
+               interval_text(o->loss_range, 1, 4, false, loss), o->inside ? "" : "  outside the sizes trained");
     else
         printf("  no optimum: the losses of these %lld runs do not curve upwards\n", (long long)c->count);
 }
 
 static void print_comparison(const comparison *c)
 {
-    printf("%-16s %9.3g  %+.2f %% [%+.2f, %+.2f]", c->other->points->variant, c->other->points->budget, 100 * c->difference,
-           100 * c->difference_range.low, 100 * c->difference_range.high);
-    if (c->matches && isfinite(c->match_flops_range.low))
-        printf("  the plain optimum's loss at %.3f x its forward FLOPs [%.3f, %.3f], %.2f x its tokens/s\n", c->match_flops_ratio,
-               c->match_flops_range.low, c->match_flops_range.high, c->match_speed_ratio);
-    else if (c->matches)
-        printf("  the plain optimum's loss at %.3f x its forward FLOPs (not in all samples), %.2f x its tokens/s\n", c->match_flops_ratio,
-               c->match_speed_ratio);
+    char loss[INTERVAL_TEXT], flops[INTERVAL_TEXT];
+    printf("%-16s %9.3g  %+.2f %% %s", c->other->points->variant, c->other->points->budget, 100 * c->difference,
+           interval_text(c->difference_range, 100, 2, false, loss));
+    if (c->matches)
+        printf("  the plain optimum's loss at %.3f x its forward FLOPs %s, %.2f x its tokens/s\n", c->match_flops_ratio,
+               interval_text(c->match_flops_range, 1, 3, false, flops), c->match_speed_ratio);
     else
-        printf("  never reaches the plain optimum's loss\n");
+        printf("  %s\n", c->reaches ? "reaches the plain optimum's loss below the sizes trained" : "never reaches the plain optimum's loss");
 }
 
 static int report(const isoflop_command *c)

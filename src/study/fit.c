@@ -6,7 +6,7 @@
 
 #include "base/rng.h"
 
-enum { MOST_TRIES = 10, FIT_STREAM = 0x666974 };
+enum { FIT_STREAM = 0x666974 };
 
 /* Solves the 3 x 3 system in place by elimination with pivots; false where it is singular. */
 static bool solve3(double m[3][4])
@@ -71,22 +71,26 @@ static double value_at(const parabola *p, double x)
     return p->y0 + p->a * (x - p->x0) * (x - p->x0);
 }
 
+/* How much wider than the normal's is the middle 95 % of Student's t at n degrees of freedom? */
+static double student_width(int64_t n)
+{
+    static const double t[] = {12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228};
+    const int64_t known = sizeof t / sizeof *t;
+    return (n <= known ? t[n - 1] : 1.960 + 2.4 / (double)n) / 1.960;
+}
+
 void parabola_bootstrap(const double *x, const double *y, int64_t n, const parabola *fit, uint64_t seed, int64_t rounds, parabola *samples)
 {
     double *drawn = n > 3 ? malloc((size_t)n * sizeof *drawn) : NULL;
-    const double widen = n > 3 ? sqrt((double)n / (double)(n - 3)) : 0;
+    const double widen = n > 3 ? sqrt((double)n / (double)(n - 3)) * student_width(n - 3) : 0;
     uint64_t counter = 0;
     for (int64_t r = 0; r < rounds; r++) {
-        bool good = false;
-        for (int tries = 0; drawn && tries < MOST_TRIES && !good; tries++) {
-            for (int64_t i = 0; i < n; i++) {
-                const int64_t j = (int64_t)(rng_uniform(seed, FIT_STREAM, counter++) * (double)n);
-                drawn[i] = value_at(fit, x[i]) + widen * (y[j] - value_at(fit, x[j]));
-            }
-            good = parabola_fit(x, drawn, n, &samples[r]);
+        for (int64_t i = 0; drawn && i < n; i++) {
+            const int64_t j = (int64_t)(rng_uniform(seed, FIT_STREAM, counter++) * (double)n);
+            drawn[i] = value_at(fit, x[i]) + widen * (y[j] - value_at(fit, x[j]));
         }
-        if (!good)
-            samples[r] = *fit;
+        if (!drawn || !parabola_fit(x, drawn, n, &samples[r]))
+            samples[r] = (parabola){NAN, NAN, NAN};
     }
     free(drawn);
 }

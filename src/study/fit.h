@@ -15,8 +15,8 @@ typedef struct parabola {
 bool parabola_fit(const double *x, const double *y, int64_t n, parabola *out);
 
 /* What other noise would have given: `rounds` fits to the fitted values plus residuals drawn with replacement, widened by
- * sqrt(n / (n - 3)) for the three that the fit has used up. Residuals are none at n = 3: then all samples are the fit. Rounds that give no
- * parabola are drawn again, ten times at most, and then take the fit itself. */
+ * sqrt(n / (n - 3)) for the three that the fit has used up, and by how much wider Student's t at n - 3 degrees of freedom is than the
+ * normal. A round without a parabola, and every round where n <= 3 leaves no residuals, is NaN. */
 void parabola_bootstrap(const double *x, const double *y, int64_t n, const parabola *fit, uint64_t seed, int64_t rounds, parabola *samples);
 
 /* y = factor x^exponent by least squares in the logarithms; n >= 2 points, positive. False where it cannot be. */

@@ -40,28 +40,27 @@ static void put_comparisons(FILE *to, const study_summary *s)
           "<th>training tokens/s / plain's\n", to);
     for (int64_t i = 0; i < s->comparison_count; i++) {
         const comparison *c = &s->comparisons[i];
+        char loss[INTERVAL_TEXT], flops[INTERVAL_TEXT];
         fprintf(to, "<tr><td>%.3g<td>", c->other->points->budget);
         put_text(to, c->other->points->variant);
-        fprintf(to, "<td>%+.2f %% [%+.2f, %+.2f]", 100 * c->difference, 100 * c->difference_range.low, 100 * c->difference_range.high);
+        fprintf(to, "<td>%+.2f %% %s", 100 * c->difference, interval_text(c->difference_range, 100, 2, false, loss));
         if (!c->matches)
-            fputs("<td colspan=\"3\">never reaches it\n", to);
-        else if (isfinite(c->match_flops_range.low))
-            fprintf(to, "<td>%.2f<td>%.3f [%.3f, %.3f]<td>%.2f\n", c->match_size / c->plain->causal.size, c->match_flops_ratio,
-                    c->match_flops_range.low, c->match_flops_range.high, c->match_speed_ratio);
+            fprintf(to, "<td colspan=\"3\">%s\n", c->reaches ? "below the sizes trained" : "never reaches it");
         else
-            fprintf(to, "<td>%.2f<td>%.3f (not in all samples)<td>%.2f\n", c->match_size / c->plain->causal.size, c->match_flops_ratio,
-                    c->match_speed_ratio);
+            fprintf(to, "<td>%.2f<td>%.3f %s<td>%.2f\n", c->match_size / c->plain->causal.size, c->match_flops_ratio,
+                    interval_text(c->match_flops_range, 1, 3, false, flops), c->match_speed_ratio);
     }
     fputs("</table>\n", to);
 }
 
 static void put_optimum(FILE *to, const optimum *o)
 {
+    char loss[INTERVAL_TEXT], size[INTERVAL_TEXT];
     if (!o->found)
         fputs("<td colspan=\"2\">the losses do not curve upwards", to);
     else
-        fprintf(to, "<td>%.4f [%.4f, %.4f]<td>%.3g [%.3g, %.3g]%s", o->loss, o->loss_range.low, o->loss_range.high, o->size,
-                o->size_range.low, o->size_range.high, o->inside ? "" : ", outside");
+        fprintf(to, "<td>%.4f %s<td>%.3g %s%s", o->loss, interval_text(o->loss_range, 1, 4, false, loss), o->size,
+                interval_text(o->size_range, 1, 3, true, size), o->inside ? "" : ", outside");
 }
 
 static void put_optima(FILE *to, const study_summary *s)

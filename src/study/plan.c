@@ -95,7 +95,7 @@ fathom_status study_shape(const variant *v, int64_t width, int64_t seq_len, int6
     c.vocab = vocab;
     c.seq_len = seq_len;
     c.dim = width;
-    c.layers = 2 * llround(3 + (double)width / 128);
+    c.layers = 2 * llround(3.5 + (double)width / 256);
     c.heads = c.kv_heads = width / head_width(width);
     c.ffn = model_default_ffn(width);
     if (c.layers > MODEL_MAX_LAYERS)
@@ -145,14 +145,12 @@ static int64_t nearest_width(const variant *v, double wanted, int64_t seq_len, i
     return best;
 }
 
-int64_t study_ladder(const variant *v, double budget, int64_t count, int64_t seq_len, int64_t vocab, int64_t *widths)
+void study_ladder(const variant *v, double budget, int64_t count, int64_t seq_len, int64_t vocab, int64_t *widths)
 {
     const double middle = 2 * sqrt(budget / 120);
-    int64_t n = 0;
     for (int64_t i = 0; i < count; i++) {
-        const int64_t width = nearest_width(v, middle * exp2((double)i - (double)(count - 1) / 2), seq_len, vocab);
-        if (n == 0 || width > widths[n - 1])
-            widths[n++] = width;
+        widths[i] = nearest_width(v, middle * exp2(2.0 / 3 * ((double)i - (double)(count - 1) / 2)), seq_len, vocab);
+        if (i > 0 && widths[i] <= widths[i - 1])
+            widths[i] = widths[i - 1] + head_width(widths[i - 1]);
     }
-    return n;
 }

@@ -21,7 +21,7 @@ typedef struct variant {
 } variant;
 fathom_status variant_parse(const char *name, variant *out, fathom_error *err);
 
-/* The shape of a width: 2 round(3 + d / 128) blocks, heads of 16 below a width of 96, of 32 below 512 and of 64 above, the MLP by default
+/* The shape of a width: 2 round(3.5 + d / 256) blocks, heads of 16 below a width of 96, of 32 below 512 and of 64 above, the MLP by default
  * (model_default_ffn). A width that is no multiple of its heads' is refused. */
 fathom_status study_shape(const variant *v, int64_t width, int64_t seq_len, int64_t vocab, model_config *out, fathom_error *err);
 
@@ -33,8 +33,8 @@ double study_learning_rate(double factor, int64_t width);
 int64_t study_size(const model_config *c);
 
 /* Widths of a ladder of `count` sizes for a training budget: those whose forward FLOPs per token come nearest to
- * 2 sqrt(budget / 120) x 2^(i - (count - 1) / 2), which for a plain model is Chinchilla's 20 tokens a parameter in the middle (Hoffmann
- * et al., 2022); whole heads, each width once, ascending. Returns how many. */
-int64_t study_ladder(const variant *v, double budget, int64_t count, int64_t seq_len, int64_t vocab, int64_t *widths);
+ * 2 sqrt(budget / 120) x 1.59^(i - (count - 1) / 2), which for a plain model is Chinchilla's 20 tokens a parameter in the middle (Hoffmann
+ * et al., 2022); whole heads, ascending, where widths are scarce the next one. */
+void study_ladder(const variant *v, double budget, int64_t count, int64_t seq_len, int64_t vocab, int64_t *widths);
 
 #endif

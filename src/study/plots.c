@@ -162,9 +162,12 @@ static void plot_frontier(script *p, const study_summary *s)
         snprintf(how, sizeof how, "with yerrorlines pt 7 lc %d", color_of(s, variant));
         block_begin(p);
         for (int64_t j = i; j < s->curve_count && strcmp(s->curves[j].points->variant, variant) == 0; j++)
-            if (s->curves[j].causal.inside)
-                fprintf(p->w.stream, "%.6g %.6f %.6f %.6f\n", s->curves[j].points->budget, s->curves[j].causal.loss,
-                        s->curves[j].causal.loss_range.low, s->curves[j].causal.loss_range.high);
+            if (s->curves[j].causal.inside) {
+                const optimum *o = &s->curves[j].causal;
+                const bool known = isfinite(o->loss_range.low);
+                fprintf(p->w.stream, "%.6g %.6f %.6f %.6f\n", s->curves[j].points->budget, o->loss, known ? o->loss_range.low : o->loss,
+                        known ? o->loss_range.high : o->loss);
+            }
         block_end(p, how, variant);
     }
 }

@@ -41,9 +41,7 @@ static fathom_status make_run(const study_options *o, const variant *v, double b
 {
     *run = (study_run){.variant = v, .budget = budget, .width = width, .seed = seed,
                        .learning_rate = study_learning_rate(o->rate_factor, width)};
-    const int length = snprintf(run->name, sizeof run->name, "%s-%lld-%g-%lld", v->name, (long long)width, budget, (long long)seed);
-    if (o->rate_factor != STUDY_RATE_FACTOR)
-        snprintf(run->name + length, sizeof run->name - (size_t)length, "-lr%g", o->rate_factor);
+    snprintf(run->name, sizeof run->name, "%s-%lld-%g-%lld", v->name, (long long)width, budget, (long long)seed);
     TRY(study_shape(v, width, o->seq_len, o->vocab, &run->config, err));
     const train_options t = study_train_options(o, run);
     run->steps = train_total_steps(&t, &run->config, 1);
@@ -74,12 +72,11 @@ fathom_status study_runs(const study_options *o, study_run **out, int64_t *count
     for (int64_t b = 0; b < o->budget_count; b++)
         for (int64_t v = 0; v < o->variant_count && status == FATHOM_OK; v++) {
             const variant *kind = &o->variants[v];
-            int64_t steps = sizes;
             if (o->widths)
                 memcpy(ladder, o->widths, (size_t)sizes * sizeof *ladder);
             else
-                steps = study_ladder(kind, o->budgets[b], sizes, o->seq_len, o->vocab, ladder);
-            for (int64_t i = 0; i < steps * o->seeds && status == FATHOM_OK; i++)
+                study_ladder(kind, o->budgets[b], sizes, o->seq_len, o->vocab, ladder);
+            for (int64_t i = 0; i < sizes * o->seeds && status == FATHOM_OK; i++)
                 status = make_run(o, kind, o->budgets[b], ladder[i / o->seeds], 1 + i % o->seeds, &runs[n++], err);
         }
     free(ladder);
@@ -130,10 +127,28 @@ static json_t *number(double x)
 /* What all runs of a folder must have in common, for their losses to be comparable. */
 static json_t *setting_of(const study_options *o, const study_data *data)
 {
-    char text[32];
+    char text[32], heldout[32];
     snprintf(text, sizeof text, "%016llx", (unsigned long long)data->fingerprint);
-    return json_pack("{s:s, s:I, s:I, s:s}", "text", text, "seq_len", (json_int_t)o->seq_len, "batch", (json_int_t)o->batch, "dtype",
-                     o->bf16 ? "bf16" : "fp32");
+    snprintf(heldout, sizeof heldout, "%016llx", (unsigned long long)data->heldout_fingerprint);
+    return json_pack("{s:s, s:s, s:I, s:I, s:o, s:s}", "text", text, "heldout", heldout, "seq_len", (json_int_t)o->seq_len, "batch",
+                     (json_int_t)o->batch, "rate_factor", json_float((float)o->rate_factor), "dtype", o->bf16 ? "bf16" : "fp32");
+}
+
+/* setting: of a study; found: of the run at `path`. */
+static fathom_status same_setting(const json_t *setting, const json_t *found, const char *path, fathom_error *err)
+{
+    json_t *value;
+    const char *key;
+    if (!json_is_object(setting))
+        return status_fail(err, FATHOM_FORMAT, "%s: setting: missing: made by another version", path);
+    json_object_foreach((json_t *)setting, key, value) {
+        const json_t *other = json_object_get(found, key);
+        if (!other)
+            return status_fail(err, FATHOM_FORMAT, "%s: setting.%s: missing: made by another version", path, key);
+        if (!json_equal(other, value))
+            return status_fail(err, FATHOM_INVALID_ARGUMENT, "%s: setting.%s: not this study's: give it a folder of its own", path, key);
+    }
+    return FATHOM_OK;
 }
 
 static fathom_status write_result(const study_options *o, const study_run *run, const study_data *data, const char *dir, const char *path,
@@ -207,19 +222,10 @@ static fathom_status train_model(const study_options *o, const study_run *run, c
 /* A finished run is one of this study's only if it was trained on the same text in the same way. */
 static fathom_status check_setting(const study_options *o, const study_data *data, const char *path, fathom_error *err)
 {
-    json_t *result, *setting = setting_of(o, data);
-    const json_t *value;
-    const char *key;
+    json_t *result = NULL, *setting = setting_of(o, data);
     fathom_status status = setting ? json_file_read(path, MOST_RESULT, &result, err) : no_memory(err);
-    if (status != FATHOM_OK) {
-        json_decref(setting);
-        return status;
-    }
-    json_object_foreach(setting, key, value) {
-        const json_t *found = json_object_get(json_object_get(result, "setting"), key);
-        if (status == FATHOM_OK && !json_equal(found, value))
-            status = status_fail(err, FATHOM_INVALID_ARGUMENT, "%s: another %s than this study's: give it a folder of its own", path, key);
-    }
+    if (status == FATHOM_OK)
+        status = same_setting(setting, json_object_get(result, "setting"), path, err);
     json_decref(result);
     json_decref(setting);
     return status;
@@ -247,8 +253,11 @@ fathom_status study_train(const study_options *o, const study_run *run, const st
     if (fd < 0)
         return status_fail(err, FATHOM_IO, "%s: cannot write: %s", lock, strerror(errno));
     fathom_status status = FATHOM_OK;
-    if (flock(fd, LOCK_EX | LOCK_NB) != 0)
+    const int refused = flock(fd, LOCK_EX | LOCK_NB) == 0 ? 0 : errno;
+    if (refused == EWOULDBLOCK)
         *state = STUDY_TAKEN; /* its holder's end, even by SIGKILL, lets go of it */
+    else if (refused)
+        status = status_fail(err, FATHOM_IO, "%s: cannot lock: %s", lock, strerror(refused));
     else if (!path_exists(result))
         status = train_model(o, run, data, dir, result, observer, stop, err);
     if (status == FATHOM_OK && *state == STUDY_DONE)
@@ -263,8 +272,10 @@ fathom_status study_lock(const char *dir, int *lock, fathom_error *err)
     if (snprintf(path, sizeof path, "%s/lock", dir) >= PATH_ROOM)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "%s: the path is too long", dir);
     *lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-    if (*lock < 0 || flock(*lock, LOCK_EX) != 0)
+    if (*lock < 0)
         return status_fail(err, FATHOM_IO, "%s: cannot write: %s", path, strerror(errno));
+    if (flock(*lock, LOCK_EX) != 0)
+        return status_fail(err, FATHOM_IO, "%s: cannot lock: %s", path, strerror(errno));
     return FATHOM_OK;
 }
 
@@ -283,6 +294,23 @@ static fathom_status real_field(const json_fields *f, const char *name, double *
         return json_field_refuse(f, name, FATHOM_FORMAT, "expected a number", err);
     *out = json_is_number(value) ? json_number_value(value) : NAN;
     return FATHOM_OK;
+}
+
+/* What fits and plots rely on; a loss or a time may be missing. */
+static fathom_status check_result(const json_fields *f, const study_result *r, fathom_error *err)
+{
+    const struct {
+        const char *name;
+        double value;
+    } positive[] = {{"width", (double)r->width}, {"size", (double)r->size}, {"steps", (double)r->steps}, {"budget", r->budget},
+                    {"flops", r->flops}, {"forward_flops_per_token", r->forward_flops_per_token}};
+    for (size_t i = 0; i < sizeof positive / sizeof *positive; i++)
+        if (!(positive[i].value > 0 && isfinite(positive[i].value)))
+            return json_field_refuse(f, positive[i].name, FATHOM_FORMAT, "must be above 0", err);
+    variant v; /* a name goes into file names, tables and scripts */
+    return variant_parse(json_string_value(json_object_get(f->object, "variant")), &v, NULL) == FATHOM_OK
+               ? FATHOM_OK
+               : json_field_refuse(f, "variant", FATHOM_FORMAT, "no variant's name", err);
 }
 
 static fathom_status read_result(const char *path, study_result *r, fathom_error *err)
@@ -304,7 +332,8 @@ static fathom_status read_result(const char *path, study_result *r, fathom_error
     TRY(real_field(&f, "loss", &r->loss, err));
     TRY(real_field(&f, "loss_causal", &r->loss_causal, err));
     TRY(real_field(&f, "ms_per_step", &r->ms_per_step, err));
-    return real_field(&f, "tokens_per_s", &r->tokens_per_s, err);
+    TRY(real_field(&f, "tokens_per_s", &r->tokens_per_s, err));
+    return check_result(&f, r, err);
 }
 
 static int by_kind(const void *a, const void *b)
@@ -340,7 +369,10 @@ static fathom_status read_all(const char *folder, DIR *entries, study_result **r
             *results = grown;
         }
         char *path = path_join(folder, e->d_name);
-        const fathom_status status = path ? read_result(path, &(*results)[(*count)++], err) : no_memory(err);
+        study_result *r = &(*results)[(*count)++];
+        fathom_status status = path ? read_result(path, r, err) : no_memory(err);
+        if (status == FATHOM_OK)
+            status = same_setting(json_object_get((*results)->json, "setting"), json_object_get(r->json, "setting"), path, err);
         free(path);
         if (status != FATHOM_OK)
             return status;

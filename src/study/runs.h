@@ -23,11 +23,11 @@ typedef struct study_options {
     int64_t seeds; /* 1 .. seeds */
     int64_t seq_len, batch, vocab;
     double rate_factor; /* study_learning_rate */
-    bool bf16;
+    bool bf16; /* only where the backend multiplies bfloat16: results say what was trained */
 } study_options;
 
 typedef struct study_run {
-    char name[160]; /* VARIANT-WIDTH-BUDGET-SEED, and the rate's factor where it is not STUDY_RATE_FACTOR; a file's name */
+    char name[128]; /* VARIANT-WIDTH-BUDGET-SEED: a file's name */
     const variant *variant;
     double budget;
     int64_t width, seed, steps;
@@ -42,10 +42,10 @@ typedef enum study_state { STUDY_OPEN, STUDY_TAKEN, STUDY_DONE } study_state;
 /* Data that all runs share; borrowed. */
 typedef struct study_data {
     const corpus_part *train, *heldout;
-    uint64_t fingerprint;
+    uint64_t fingerprint, heldout_fingerprint;
 } study_data;
 /* Trains the run unless it is done, or another process is at it: *state says what it found, DONE after training. A run that is
- * done but was trained on other text, or with another sequence length, batch or type of products, is refused by name. */
+ * done but was trained on other text, or with another sequence length, batch, rate or type of products, is refused by name. */
 fathom_status study_train(const study_options *o, const study_run *run, const study_data *data, const train_observer *observer,
                           const volatile sig_atomic_t *stop, study_state *state, fathom_error *err);
 /* How a run trains. */
@@ -64,7 +64,8 @@ typedef struct study_result {
     int64_t width, seed, size, params, steps;
     json_t *json; /* the whole object */
 } study_result;
-/* Every finished run in DIR/runs, by variant, budget, size and seed; study_results_free. */
+/* Every finished run in DIR/runs, by variant, budget, size and seed; study_results_free. Runs that were not trained alike (study_train) are
+ * refused by name: their losses cannot be compared. */
 fathom_status study_results(const char *dir, study_result **out, int64_t *count, fathom_error *err);
 void study_results_free(study_result *results, int64_t count);
 

@@ -89,21 +89,33 @@ static fathom_status read_speeds(const char *dir, json_t **out, fathom_error *er
     return status;
 }
 
-static fathom_status write_speeds(const study_options *o, const study_run *const *shapes, int64_t count, double *seconds, fathom_error *err)
+/* How the shapes are timed; times of another way are not kept beside these. */
+static json_t *way_of(const study_options *o)
 {
-    json_t *old, *list = json_array(), *root = json_object();
-    char *path = path_join(o->dir, "speeds.json");
-    fathom_status status = read_speeds(o->dir, &old, err);
-    int failed = !path || json_object_set_new(root, "threads", json_integer(threads_count()));
-    failed |= json_object_set_new(root, "dtype", json_string(o->bf16 ? "bf16" : "fp32"));
-    failed |= json_object_set_new(root, "batch", json_integer(o->batch));
-    failed |= json_object_set_new(root, "seq_len", json_integer(o->seq_len));
-    failed |= json_object_set_new(root, "rounds", json_integer(STUDY_SPEED_ROUNDS));
-    failed |= json_object_set_new(root, "shapes", list);
-    json_t *shape;
+    return json_pack("{s:i, s:s, s:I, s:I, s:i}", "threads", threads_count(), "dtype", o->bf16 ? "bf16" : "fp32", "batch",
+                     (json_int_t)o->batch, "seq_len", (json_int_t)o->seq_len, "rounds", STUDY_SPEED_ROUNDS);
+}
+
+static bool same_way(const json_t *old, json_t *way)
+{
+    const json_t *value;
+    const char *key;
+    json_object_foreach(way, key, value)
+        if (!json_equal(json_object_get(old, key), value))
+            return false;
+    return true;
+}
+
+/* Into root, a way: the shapes just timed, and those of old. */
+static int put_shapes(json_t *root, const json_t *old, const study_options *o, const study_run *const *shapes, int64_t count,
+                      double *seconds)
+{
+    json_t *list = json_array(), *shape;
     size_t at;
+    const bool keep = same_way(old, root);
+    int failed = json_object_set_new(root, "shapes", list);
     json_array_foreach(json_object_get(old, "shapes"), at, shape) {
-        bool again = false;
+        bool again = !keep;
         for (int64_t i = 0; i < count; i++)
             again |= is_shape(shape, shapes[i]->variant->name, shapes[i]->width);
         if (!again)
@@ -115,10 +127,22 @@ static fathom_status write_speeds(const study_options *o, const study_run *const
                                                         (json_int_t)shapes[i]->width, "ms_per_step", 1e3 * median, "tokens_per_s",
                                                         (double)(o->batch * o->seq_len) / median));
     }
-    if (status == FATHOM_OK && failed)
+    return failed;
+}
+
+static fathom_status write_speeds(const study_options *o, const study_run *const *shapes, int64_t count, double *seconds, fathom_error *err)
+{
+    int lock = -1;
+    json_t *old = NULL, *root = way_of(o);
+    char *path = path_join(o->dir, "speeds.json");
+    fathom_status status = root && path ? study_lock(o->dir, &lock, err) : status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
+    if (status == FATHOM_OK)
+        status = read_speeds(o->dir, &old, err);
+    if (status == FATHOM_OK && put_shapes(root, old, o, shapes, count, seconds) != 0)
         status = status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
     if (status == FATHOM_OK)
         status = json_file_write(path, json_incref(root), err);
+    study_unlock(lock);
     json_decref(root);
     json_decref(old);
     free(path);
@@ -132,7 +156,9 @@ fathom_status study_speed(const study_options *o, const study_run *runs, int64_t
     const study_run **shapes = calloc(most, sizeof *shapes);
     double *seconds = calloc(most * STUDY_SPEED_ROUNDS, sizeof *seconds);
     int64_t n = 0;
-    fathom_status status = shapes && seconds ? FATHOM_OK : status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
+    json_t *old = NULL;
+    fathom_status status = shapes && seconds ? read_speeds(o->dir, &old, err) : status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
+    json_decref(old); /* only whether it is good, before minutes are spent */
     for (int64_t i = 0; i < count && status == FATHOM_OK; i++) {
         bool known = false;
         for (int64_t j = 0; j < n; j++)
@@ -158,8 +184,13 @@ fathom_status study_speed_apply(const char *dir, study_result *results, int64_t 
     for (int64_t i = 0; i < count; i++)
         json_array_foreach(json_object_get(root, "shapes"), at, shape)
             if (is_shape(shape, results[i].variant, results[i].width)) {
-                results[i].ms_per_step = json_number_value(json_object_get(shape, "ms_per_step"));
-                results[i].tokens_per_s = json_number_value(json_object_get(shape, "tokens_per_s"));
+                const char *const fields[] = {"ms_per_step", "tokens_per_s"};
+                double *const to[] = {&results[i].ms_per_step, &results[i].tokens_per_s};
+                for (int f = 0; f < 2; f++) {
+                    json_t *value = json_object_get(shape, fields[f]);
+                    *to[f] = json_number_value(value);
+                    json_object_set(results[i].json, fields[f], value);
+                }
                 ++*timed;
                 break;
             }

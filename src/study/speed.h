@@ -14,7 +14,7 @@ typedef struct study_speed_observer {
 
 /* Times optimizer steps of every variant and width among the runs, in turn, round by round, and writes the median of a shape's rounds to
  * DIR/speeds.json: {"threads", "dtype", "batch", "seq_len", "rounds", "shapes": [{"variant", "width", "ms_per_step", "tokens_per_s"}]}.
- * Shapes that the file held and that are not among the runs stay in it. Measure on a machine that does nothing else. */
+ * Shapes that the file held and that are not among the runs stay in it if they were timed in the same way. Measure on a machine that does nothing else. */
 fathom_status study_speed(const study_options *o, const study_run *runs, int64_t count, const study_data *data,
                           const study_speed_observer *observer, const volatile sig_atomic_t *stop, fathom_error *err);
 

@@ -2,10 +2,22 @@
 #include "study/summary.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 static const uint64_t bootstrap_seed = 1;
+
+const char *interval_text(interval r, double scale, int digits, bool significant, char text[INTERVAL_TEXT])
+{
+    if (!isfinite(r.low) || !isfinite(r.high))
+        snprintf(text, INTERVAL_TEXT, "[no interval]");
+    else if (significant)
+        snprintf(text, INTERVAL_TEXT, "[%.*g, %.*g]", digits, scale * r.low, digits, scale * r.high);
+    else
+        snprintf(text, INTERVAL_TEXT, "[%.*f, %.*f]", digits, scale * r.low, digits, scale * r.high);
+    return text;
+}
 
 /* At size x (its logarithm), along a line in the logarithms between the sizes around it; beyond them along the nearest one. */
 static double between(const study_curve *c, double x, double (*value)(const study_result *))
@@ -39,14 +51,22 @@ static double speed_of(const study_result *r)
     return r->tokens_per_s;
 }
 
+/* The middle 95 % of n values, for which `rounds` were made; NaN where one round in twenty has none: then there is no 95 % to speak of. */
+static interval middle_of(double *values, int64_t n, int64_t rounds)
+{
+    if (n < rounds * 19 / 20 || n == 0)
+        return (interval){NAN, NAN};
+    return (interval){quantile(values, n, 0.025), quantile(values, n, 0.975)};
+}
+
 static interval middle(const parabola *samples, bool size)
 {
     double *values = malloc(STUDY_ROUNDS * sizeof *values);
-    interval out = {NAN, NAN};
+    int64_t n = 0;
     for (int64_t i = 0; values && i < STUDY_ROUNDS; i++)
-        values[i] = size ? exp(samples[i].x0) : samples[i].y0;
-    if (values)
-        out = (interval){quantile(values, STUDY_ROUNDS, 0.025), quantile(values, STUDY_ROUNDS, 0.975)};
+        if (isfinite(samples[i].x0))
+            values[n++] = size ? exp(samples[i].x0) : samples[i].y0;
+    const interval out = middle_of(values, n, STUDY_ROUNDS);
     free(values);
     return out;
 }
@@ -113,19 +133,19 @@ static bool reaches(const parabola *p, double loss, double *x)
 
 static void compare_samples(comparison *c, double *difference, double *ratio)
 {
-    int64_t matched = 0;
+    int64_t compared = 0, matched = 0;
     for (int64_t i = 0; i < STUDY_ROUNDS; i++) {
         /* both were drawn from one stream of numbers: the other's backwards, so that the pairs are independent */
         const parabola *plain = &c->plain->samples_causal[i], *other = &c->other->samples_causal[STUDY_ROUNDS - 1 - i];
         double x;
-        difference[i] = other->y0 / plain->y0 - 1;
-        if (reaches(other, plain->y0, &x))
+        if (!isfinite(plain->x0) || !isfinite(other->x0))
+            continue;
+        difference[compared++] = other->y0 / plain->y0 - 1;
+        if (reaches(other, plain->y0, &x) && x >= log((double)c->other->points->size))
             ratio[matched++] = between(c->other, x, forward_of) / between(c->plain, plain->x0, forward_of);
     }
-    c->difference_range = (interval){quantile(difference, STUDY_ROUNDS, 0.025), quantile(difference, STUDY_ROUNDS, 0.975)};
-    c->match_flops_range = (interval){NAN, NAN}; /* where one sample in twenty has no match there is no 95 % to speak of */
-    if (matched >= STUDY_ROUNDS * 19 / 20)
-        c->match_flops_range = (interval){quantile(ratio, matched, 0.025), quantile(ratio, matched, 0.975)};
+    c->difference_range = middle_of(difference, compared, STUDY_ROUNDS);
+    c->match_flops_range = middle_of(ratio, matched, STUDY_ROUNDS);
 }
 
 static fathom_status compare(const study_curve *plain, const study_curve *other, comparison *out, fathom_error *err)
@@ -134,7 +154,8 @@ static fathom_status compare(const study_curve *plain, const study_curve *other,
     if (!room)
         return status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
     *out = (comparison){.plain = plain, .other = other, .difference = other->causal.loss / plain->causal.loss - 1,
-                        .matches = reaches(&other->fit_causal, plain->causal.loss, &x)};
+                        .reaches = reaches(&other->fit_causal, plain->causal.loss, &x)};
+    out->matches = out->reaches && x >= log((double)other->points->size);
     if (out->matches) {
         out->match_size = exp(x);
         out->match_flops_ratio = between(other, x, forward_of) / plain->causal.forward_flops;

@@ -13,6 +13,10 @@ typedef struct interval {
     double low, high;
 } interval;
 
+/* "[low, high]", both times `scale`, or "[no interval]"; `digits` behind the point, or of all where significant. Returns text. */
+enum { INTERVAL_TEXT = 64 };
+const char *interval_text(interval r, double scale, int digits, bool significant, char text[INTERVAL_TEXT]);
+
 /* Least of the parabola through (ln size, loss) of a variant at one budget. */
 typedef struct optimum {
     double size, loss;       /* parameters outside embedding and head; nats */
@@ -36,8 +40,9 @@ typedef struct comparison {
     const study_curve *plain, *other;
     double difference; /* (other - plain) / plain of the optima's causal losses */
     interval difference_range;
-    /* the smallest model of the variant with the plain optimum's loss */
-    bool matches;
+    /* The smallest model of the variant with the plain optimum's loss. reaches: its parabola comes down to that loss; matches: at a size
+     * that is not below all that were trained, so that what follows is known. */
+    bool reaches, matches;
     double match_size, match_flops_ratio, match_speed_ratio; /* forward FLOPs per token and training tokens/s over the plain optimum's */
     interval match_flops_range;
 } comparison;
