@@ -15,7 +15,7 @@
 enum { VARIANT_NAME = 64 };
 typedef struct variant {
     char name[VARIANT_NAME];
-    model_config config; /* of the smallest size; its routing is laid over every size by study_shape */
+    model_config config; /* the default shape with its routing, which study_shape lays over every size */
     double capacity;
     int64_t every, dense; /* dense: 0 = as every says */
 } variant;

@@ -78,7 +78,7 @@ static fathom_status script_close(script *s, fathom_error *err)
     return file_writer_commit(&s->w, err);
 }
 
-/* A colour for each variant, a kind of point for each budget: the same in every plot. */
+/* A colour for each variant, the same in every plot. */
 static int color_of(const study_summary *s, const char *variant)
 {
     int color = 0;
