@@ -220,17 +220,18 @@ static void print_optimum(const char *name, const study_curve *c)
         printf("  %10.4g %s  %.4f %s%s\n", o->size, interval_text(o->size_range, 1, 4, true, size), o->loss,
                interval_text(o->loss_range, 1, 4, false, loss), o->inside ? "" : "  outside the sizes trained");
     else
-        printf("  no optimum: the losses of these %lld runs do not curve upwards\n", (long long)c->count);
+        printf("  no optimum: %s\n", optimum_missing(c));
 }
 
 static void print_comparison(const comparison *c)
 {
-    char loss[INTERVAL_TEXT], flops[INTERVAL_TEXT];
+    char loss[INTERVAL_TEXT], flops[INTERVAL_TEXT], speed[INTERVAL_TEXT];
     printf("%-16s %9.3g  %+.2f %% %s", c->other->points->variant, c->other->points->budget, 100 * c->difference,
            interval_text(c->difference_range, 100, 2, false, loss));
     if (c->matches)
-        printf("  the plain optimum's loss at %.3f x its forward FLOPs %s, %.2f x its tokens/s\n", c->match_flops_ratio,
-               interval_text(c->match_flops_range, 1, 3, false, flops), c->match_speed_ratio);
+        printf("  the plain optimum's loss at %.3f x its forward FLOPs %s, %.2f x its tokens/s %s\n", c->match_flops_ratio,
+               interval_text(c->match_flops_range, 1, 3, false, flops), c->match_speed_ratio,
+               interval_text(c->match_speed_range, 1, 2, false, speed));
     else
         printf("  %s\n", c->reaches ? "reaches the plain optimum's loss below the sizes trained" : "never reaches the plain optimum's loss");
 }
@@ -272,7 +273,7 @@ static int report(const isoflop_command *c)
         if (timed < count)
             printf("\ntokens/s are the runs' own, taken one after the other: --speed measures all shapes in turn\n");
         printf("\n%s: %lld runs; report.html, results.json, results.csv%s\n", c->study.dir, (long long)count,
-               drawn ? ", plots/*.svg and *.png" : "; plots/*.gp are for gnuplot, which is not here");
+               drawn ? ", plots/*.svg and *.png" : "; plots/*.gp are for gnuplot, which is not here or failed");
     }
     study_summary_free(&s);
     study_results_free(results, count);

@@ -40,24 +40,25 @@ static void put_comparisons(FILE *to, const study_summary *s)
           "<th>training tokens/s / plain's\n", to);
     for (int64_t i = 0; i < s->comparison_count; i++) {
         const comparison *c = &s->comparisons[i];
-        char loss[INTERVAL_TEXT], flops[INTERVAL_TEXT];
+        char loss[INTERVAL_TEXT], flops[INTERVAL_TEXT], speed[INTERVAL_TEXT];
         fprintf(to, "<tr><td>%.3g<td>", c->other->points->budget);
         put_text(to, c->other->points->variant);
         fprintf(to, "<td>%+.2f %% %s", 100 * c->difference, interval_text(c->difference_range, 100, 2, false, loss));
         if (!c->matches)
             fprintf(to, "<td colspan=\"3\">%s\n", c->reaches ? "below the sizes trained" : "never reaches it");
         else
-            fprintf(to, "<td>%.2f<td>%.3f %s<td>%.2f\n", c->match_size / c->plain->causal.size, c->match_flops_ratio,
-                    interval_text(c->match_flops_range, 1, 3, false, flops), c->match_speed_ratio);
+            fprintf(to, "<td>%.2f<td>%.3f %s<td>%.2f %s\n", c->match_size / c->plain->causal.size, c->match_flops_ratio,
+                    interval_text(c->match_flops_range, 1, 3, false, flops), c->match_speed_ratio,
+                    interval_text(c->match_speed_range, 1, 2, false, speed));
     }
     fputs("</table>\n", to);
 }
 
-static void put_optimum(FILE *to, const optimum *o)
+static void put_optimum(FILE *to, const study_curve *c, const optimum *o)
 {
     char loss[INTERVAL_TEXT], size[INTERVAL_TEXT];
     if (!o->found)
-        fputs("<td colspan=\"2\">the losses do not curve upwards", to);
+        fprintf(to, "<td colspan=\"2\">%s", optimum_missing(c));
     else
         fprintf(to, "<td>%.4f %s<td>%.3g %s%s", o->loss, interval_text(o->loss_range, 1, 4, false, loss), o->size,
                 interval_text(o->size_range, 1, 3, true, size), o->inside ? "" : ", outside");
@@ -72,8 +73,8 @@ static void put_optima(FILE *to, const study_summary *s)
         fputs("<tr><td>", to);
         put_text(to, c->points->variant);
         fprintf(to, "<td>%.3g<td>%lld", c->points->budget, (long long)c->count);
-        put_optimum(to, &c->causal);
-        put_optimum(to, &c->trained);
+        put_optimum(to, c, &c->causal);
+        put_optimum(to, c, &c->trained);
         fputc('\n', to);
     }
     fputs("</table>\n", to);

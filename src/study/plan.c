@@ -13,8 +13,8 @@ enum { SMALLEST = 16, LARGEST = 4096 };
 
 static fathom_status unknown(const char *name, const char *word, fathom_error *err)
 {
-    return status_fail(err, FATHOM_INVALID_ARGUMENT, "variant %s: %s: unknown: plain, mod, stochastic or choice, then c0.25, e1, d3, a gate or a "
-                       "causal rule, joined by -", name, word);
+    return status_fail(err, FATHOM_INVALID_ARGUMENT, "variant %s: %s: unknown here: plain, mod, stochastic or choice, then c0.25, e1 or d3, a gate or "
+                       "a causal rule, joined by -", name, word);
 }
 
 /* The number behind a word's first letter; NaN where there is none. */
@@ -53,9 +53,9 @@ static bool read_word(const char *word, variant *v)
     const double x = number_of(word);
     if (word[0] == 'c' && x > 0 && x <= 1)
         v->capacity = x;
-    else if (word[0] == 'e' && x >= 1 && x <= MODEL_MAX_LAYERS && x == floor(x))
+    else if (word[0] == 'e' && !v->dense && x >= 1 && x <= MODEL_MAX_LAYERS && x == floor(x))
         v->every = (int64_t)x;
-    else if (word[0] == 'd' && x >= 2 && x <= MODEL_MAX_LAYERS && x == floor(x))
+    else if (word[0] == 'd' && !v->every && x >= 2 && x <= MODEL_MAX_LAYERS && x == floor(x))
         v->dense = (int64_t)x;
     else
         return false;
@@ -65,7 +65,7 @@ static bool read_word(const char *word, variant *v)
 fathom_status variant_parse(const char *name, variant *out, fathom_error *err)
 {
     char words[VARIANT_NAME], *rest = words;
-    *out = (variant){.config = model_config_default(), .capacity = 0.125, .every = 2};
+    *out = (variant){.config = model_config_default(), .capacity = 0.125};
     if (strlen(name) >= sizeof words)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "variant %s: longer than %d letters", name, VARIANT_NAME - 1);
     snprintf(out->name, sizeof out->name, "%s", name);
@@ -76,6 +76,8 @@ fathom_status variant_parse(const char *name, variant *out, fathom_error *err)
     while ((word = strsep(&rest, "-")))
         if (out->config.mod.router == MOD_ROUTER_NONE || !read_word(word, out))
             return unknown(name, word, err);
+    if (!out->every && !out->dense)
+        out->every = 2;
     model_config shape;
     return study_shape(out, 64, 64, 256, &shape, err); /* does what was said go together? */
 }

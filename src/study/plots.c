@@ -55,7 +55,7 @@ static void block_end(script *s, const char *how, const char *title)
     s->blocks++;
 }
 
-/* An earlier picture of what there is nothing to show of now. */
+/* Earlier ones, lest they be taken for what is drawn now where that fails or has nothing to show. */
 static void remove_pictures(const char *dir, const char *name)
 {
     const char *const endings[] = {"svg", "png"};
@@ -292,10 +292,8 @@ fathom_status study_plots(const char *dir, const study_result *results, int64_t 
         case 4: plot_learning(&p, s, true); break;
         default: plot_speed(&p, results, count, s); break;
         }
-        const bool empty = p.blocks == 0;
         status = script_close(&p, err);
-        if (empty)
-            remove_pictures(dir, plots[i].name);
+        remove_pictures(dir, plots[i].name);
         if (status == FATHOM_OK)
             *drawn &= draw(folder, plots[i].name);
     }

@@ -59,7 +59,8 @@ static int put_comparison(json_t *list, const comparison *c)
     failed |= json_object_set_new(o, "match_size", c->matches ? number(c->match_size) : json_null());
     failed |= json_object_set_new(o, "match_forward_flops_ratio", c->matches ? number(c->match_flops_ratio) : json_null());
     failed |= json_object_set_new(o, "match_forward_flops_ratio_range", range(c->match_flops_range));
-    return failed | json_object_set_new(o, "match_speed_ratio", c->matches ? number(c->match_speed_ratio) : json_null());
+    failed |= json_object_set_new(o, "match_speed_ratio", c->matches ? number(c->match_speed_ratio) : json_null());
+    return failed | json_object_set_new(o, "match_speed_ratio_range", range(c->match_speed_range));
 }
 
 /* Both optima at the largest budget that has them. */

@@ -210,6 +210,10 @@ static fathom_status train_model(const study_options *o, const study_run *run, c
                                               .fingerprint = data->fingerprint, .dir = dir, .resume = true}, &t, err);
     if (status == FATHOM_OK)
         status = trainer_run(t, observer, stop, &s, err);
+    if (status == FATHOM_DIVERGED) { /* a finding like others: its losses are null, and the study goes on */
+        s.train_loss = s.topk.loss = s.causal.loss = NAN;
+        status = FATHOM_OK;
+    }
     trainer_free(t);
     model_free(&m);
     if (status == FATHOM_OK)

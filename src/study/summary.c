@@ -19,6 +19,11 @@ const char *interval_text(interval r, double scale, int digits, bool significant
     return text;
 }
 
+const char *optimum_missing(const study_curve *c)
+{
+    return c->sizes < 3 ? "fewer than three sizes have a loss" : "the losses do not curve upwards";
+}
+
 /* At size x (its logarithm), along a line in the logarithms between the sizes around it; beyond them along the nearest one. */
 static double between(const study_curve *c, double x, double (*value)(const study_result *))
 {
@@ -85,6 +90,7 @@ static fathom_status fit_curve(study_curve *c, bool causal, optimum *out, parabo
         if (!isfinite(loss))
             continue;
         x[n] = log((double)c->points[i].size);
+        c->sizes += causal && (n == 0 || x[n] != x[n - 1]);
         y[n++] = loss;
     }
     *out = (optimum){.found = parabola_fit(x, y, n, fit)};
@@ -131,7 +137,8 @@ static bool reaches(const parabola *p, double loss, double *x)
     return true;
 }
 
-static void compare_samples(comparison *c, double *difference, double *ratio)
+/* difference, flops, speed: [STUDY_ROUNDS] room */
+static void compare_samples(comparison *c, double *difference, double *flops, double *speed)
 {
     int64_t compared = 0, matched = 0;
     for (int64_t i = 0; i < STUDY_ROUNDS; i++) {
@@ -141,16 +148,19 @@ static void compare_samples(comparison *c, double *difference, double *ratio)
         if (!isfinite(plain->x0) || !isfinite(other->x0))
             continue;
         difference[compared++] = other->y0 / plain->y0 - 1;
-        if (reaches(other, plain->y0, &x) && x >= log((double)c->other->points->size))
-            ratio[matched++] = between(c->other, x, forward_of) / between(c->plain, plain->x0, forward_of);
+        if (reaches(other, plain->y0, &x) && x >= log((double)c->other->points->size)) {
+            flops[matched] = between(c->other, x, forward_of) / between(c->plain, plain->x0, forward_of);
+            speed[matched++] = between(c->other, x, speed_of) / between(c->plain, plain->x0, speed_of);
+        }
     }
     c->difference_range = middle_of(difference, compared, STUDY_ROUNDS);
-    c->match_flops_range = middle_of(ratio, matched, STUDY_ROUNDS);
+    c->match_flops_range = middle_of(flops, matched, STUDY_ROUNDS);
+    c->match_speed_range = middle_of(speed, matched, STUDY_ROUNDS);
 }
 
 static fathom_status compare(const study_curve *plain, const study_curve *other, comparison *out, fathom_error *err)
 {
-    double *room = malloc(2 * STUDY_ROUNDS * sizeof *room), x;
+    double *room = malloc(3 * STUDY_ROUNDS * sizeof *room), x;
     if (!room)
         return status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
     *out = (comparison){.plain = plain, .other = other, .difference = other->causal.loss / plain->causal.loss - 1,
@@ -161,7 +171,7 @@ static fathom_status compare(const study_curve *plain, const study_curve *other,
         out->match_flops_ratio = between(other, x, forward_of) / plain->causal.forward_flops;
         out->match_speed_ratio = between(other, x, speed_of) / plain->causal.tokens_per_s;
     }
-    compare_samples(out, room, room + STUDY_ROUNDS);
+    compare_samples(out, room, room + STUDY_ROUNDS, room + 2 * STUDY_ROUNDS);
     free(room);
     return FATHOM_OK;
 }

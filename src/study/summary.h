@@ -30,10 +30,12 @@ typedef struct optimum {
 /* A variant at one budget. */
 typedef struct study_curve {
     const study_result *points; /* [count] by size; several seeds a size */
-    int64_t count;
+    int64_t count, sizes; /* runs; different sizes among those that have a loss */
     optimum trained, causal; /* of the loss as trained, and routed causally */
     parabola fit_causal, *samples_causal; /* [STUDY_ROUNDS] where found */
 } study_curve;
+/* Why a curve has no optimum, in words. */
+const char *optimum_missing(const study_curve *c);
 
 /* A variant at the plain model's budget, where both optima lie inside the sizes that were trained. What compares losses uses the causal one, which is what the model is worth when sampling. */
 typedef struct comparison {
@@ -44,7 +46,7 @@ typedef struct comparison {
      * that is not below all that were trained, so that what follows is known. */
     bool reaches, matches;
     double match_size, match_flops_ratio, match_speed_ratio; /* forward FLOPs per token and training tokens/s over the plain optimum's */
-    interval match_flops_range;
+    interval match_flops_range, match_speed_range;
 } comparison;
 
 typedef struct study_summary {

@@ -48,6 +48,57 @@ refuses "runs with another batch in the folder" 1 "setting.batch: not this study
 sed 's/16/17/' "$work/text.txt" >"$work/other.txt"
 refuses "runs of another text in the folder" 1 "setting.text: not this study" sh -c "$study --data '$work/other.txt' --out '$work/study'"
 
+# Runs written by hand, whose optima, comparisons and laws are known.
+mkdir -p "$work/known/runs"
+python3 - "$work/known/runs" <<'PY'
+import json, math, sys
+kinds = {"plain": (3e5, 1.4, 1.0), "mod": (4e5, 1.372, 0.5), "stochastic": (4e5, 1.421, 0.5)}
+for kind, (size, loss, flops) in kinds.items():
+    for budget in (1e13, 1e14):
+        middle, least = size * math.sqrt(budget / 1e13), loss * (budget / 1e13) ** -0.05
+        for i, noise in enumerate((0.0004, -0.0005, 0.0002, -0.0003, 0.0002)):
+            n = round(middle * 2.0 ** (i - 2))
+            y = least + 0.05 * math.log(n / middle) ** 2 + noise
+            run = {"variant": kind, "budget": budget, "width": 16 * (i + 1), "layers": 8, "seed": 1, "learning_rate": 0.004, "size": n,
+                   "params": n, "steps": 100, "tokens": 204800, "flops": budget, "forward_flops_per_token": 2 * n * flops,
+                   "train_loss": y, "loss": y - 0.01, "loss_causal": y, "router_accuracy": None, "routed_fraction_causal": 1,
+                   "ms_per_step": n / 1e4, "tokens_per_s": 1e10 / (n * flops), "setting": {"text": "a"}, "curve": [[1, 2], [budget, y]]}
+            json.dump(run, open(f"{sys.argv[1]}/{kind}-{16 * (i + 1)}-{budget:g}-1.json", "w"))
+PY
+check "a report of known runs" sh -c "$fathom isoflop --out '$work/known' --report --json >'$work/known.json'"
+check "says what was put into them" python3 - "$work/known.json" <<'PY'
+import json, math, sys
+r = json.load(open(sys.argv[1]))
+def near(a, b, most):
+    assert abs(a / b - 1) < most, (a, b)
+def holds(interval, value):
+    assert interval[0] < value < interval[1], (interval, value)
+near(r["optimum"]["vanilla"]["loss"], 1.4 * 10 ** -0.05, 0.001)
+near(r["optimum"]["mod"]["loss"], 1.372 * 10 ** -0.05, 0.001)
+assert [(c["variant"], c["budget"]) for c in r["comparisons"]] == [(v, b) for v in ("mod", "stochastic") for b in (1e13, 1e14)]
+for c in r["comparisons"]:
+    near(1 + c["loss_difference"], {"mod": 1.372, "stochastic": 1.421}[c["variant"]] / 1.4, 0.001)
+    holds(c["loss_difference_range"], {"mod": -0.02, "stochastic": 0.015}[c["variant"]])
+    if c["variant"] == "stochastic":
+        assert c["match_size"] is None and c["match_forward_flops_ratio"] is None and c["match_speed_ratio"] is None
+        continue
+    # 0.05 ln(n / 4e5)^2 = 1.4 - 1.372 (at 1e13), half the FLOPs a parameter
+    share = 4 / 3 * math.exp(-math.sqrt(0.028 * (c["budget"] / 1e13) ** -0.05 / 0.05))
+    near(c["match_forward_flops_ratio"], share / 2, 0.03)
+    near(c["match_speed_ratio"], 2 / share, 0.03)
+    holds(c["match_forward_flops_ratio_range"], share / 2)
+    holds(c["match_speed_ratio_range"], 2 / share)
+for kind, loss in (("plain", 1.4), ("mod", 1.372), ("stochastic", 1.421)):
+    near(r["laws"][kind]["exponent"], -0.05, 0.02)
+    near(r["laws"][kind]["factor"], loss * 1e13 ** 0.05, 0.04)
+PY
+check "in words too" sh -c "$fathom isoflop --out '$work/known' --report >'$work/out' && grep -q 'mod  *1e+14  -2.0. % .*the plain optimum.s loss at 0.3.. x its forward FLOPs .0.*, 3... x its tokens/s .[23]' '$work/out' && grep -q 'never reaches' '$work/out'"
+check "and on the page" sh -c "grep -q 'never reaches it' '$work/known/report.html' && grep -q -- '-2.0. % .-' '$work/known/report.html'"
+sed -i 's/"loss_causal": [0-9.]*/"loss_causal": null/; s/"loss": [0-9.]*/"loss": null/' "$work"/known/runs/mod-*-1e+14-1.json
+check "runs that diverged are told apart" sh -c "$fathom isoflop --out '$work/known' --report >'$work/out' && grep -q 'mod  *1e+14  no optimum: fewer than three sizes have a loss' '$work/out'"
+printf '#!/bin/sh\nexit 1\n' >"$work/gnuplot" && chmod +x "$work/gnuplot"
+check "a gnuplot that fails leaves no old pictures" sh -c "PATH='$work':\$PATH $fathom isoflop --out '$work/known' --report >'$work/out' && grep -q 'not here or failed' '$work/out' && ! ls '$work/known/plots' | grep -v gp\$"
+
 # Killed again and again, by two processes at once, it ends with the losses of one that was left alone.
 for i in 1 2 3 4 5 6; do
     $study --out "$work/killed" >/dev/null 2>&1 &
