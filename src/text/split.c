@@ -1,0 +1,342 @@
+/* Pre-tokenization by PCRE2: see split.h. */
+#include "text/split.h"
+
+#define PCRE2_CODE_UNIT_WIDTH 8
+#include <pcre2.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "text/unicode.h"
+
+enum { MOST_STEPS = 16, MOST_PATTERN = 1 << 16, MATCH_LIMIT = 10000000, DEPTH_LIMIT = 100000, HEAP_LIMIT_KIB = 65536,
+       JIT_STACK_LEAST = 1 << 16, JIT_STACK_MOST = 8 << 20 };
+
+const char split_pattern_gpt2[] = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
+const char split_pattern_llama3[] = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|"
+                                    "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
+
+typedef struct step {
+    pcre2_code *code;
+    split_behavior behavior;
+    bool invert, jit;
+} step;
+
+struct splitter {
+    step steps[MOST_STEPS];
+    int count;
+};
+
+struct split_run {
+    const splitter *s;
+    pcre2_match_data *data[MOST_STEPS];
+    pcre2_match_context *context;
+    pcre2_jit_stack *stack;
+};
+
+bool split_behavior_parse(const char *name, split_behavior *out)
+{
+    static const char *const names[] = {"Removed", "Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous"};
+    for (int i = 0; i < 5; i++)
+        if (strcmp(name, names[i]) == 0) {
+            *out = (split_behavior)i;
+            return true;
+        }
+    return false;
+}
+
+fathom_status splitter_new(splitter **out, fathom_error *err)
+{
+    *out = calloc(1, sizeof **out);
+    return *out ? FATHOM_OK : status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
+}
+
+void splitter_free(splitter *s)
+{
+    if (!s)
+        return;
+    for (int i = 0; i < s->count; i++)
+        pcre2_code_free(s->steps[i].code);
+    free(s);
+}
+
+/* --- a pattern from Oniguruma's syntax to PCRE2's --- */
+
+typedef struct translation {
+    const char *at; /* what is left of the pattern */
+    text_buffer out;
+    bool in_class;
+    fathom_error *err;
+} translation;
+
+static fathom_status put(translation *t, const char *text)
+{
+    return text_buffer_add(&t->out, text, strlen(text), t->err);
+}
+
+static fathom_status refuse(const translation *t, const char *what, size_t bytes)
+{
+    return status_fail(t->err, FATHOM_UNSUPPORTED, "%.*s: not supported in a pattern", (int)(bytes < 40 ? bytes : 40), what);
+}
+
+/* Classes that the two libraries define differently are spelt out. */
+static const char *class_of(char letter, bool in_class)
+{
+    switch (letter) {
+    case 's': return "\\p{White_Space}";
+    case 'S': return "\\P{White_Space}";
+    case 'd': return "\\p{Nd}";
+    case 'D': return "\\P{Nd}";
+    case 'w': return in_class ? "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}" : "[\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}]";
+    case 'W': return in_class ? NULL : "[^\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}]";
+    default: return NULL;
+    }
+}
+
+static fathom_status escape(translation *t)
+{
+    const char *begin = t->at, letter = begin[1];
+    const char *class = letter ? class_of(letter, t->in_class) : NULL;
+    if (class) {
+        t->at += 2;
+        return put(t, class);
+    }
+    if (letter == 'p' || letter == 'P') { /* \p{Name}, \p{^Name} */
+        const char *end = begin[2] == '{' ? strchr(begin, '}') : NULL;
+        if (!end)
+            return refuse(t, begin, 2);
+        t->at = end + 1;
+        return text_buffer_add(&t->out, begin, (size_t)(t->at - begin), t->err);
+    }
+    if (letter == 'x' || letter == 'u') { /* \xHH, \uHHHH, \x{H...} */
+        const char *digits = begin + 2;
+        const bool braces = letter == 'x' && *digits == '{';
+        size_t n = strspn(braces ? ++digits : digits, "0123456789abcdefABCDEF");
+        const size_t most = letter == 'u' ? 4 : 2;
+        n = !braces && n > most ? most : n;
+        if (n == 0 || n > 6 || (letter == 'u' && n != 4) || (braces && digits[n] != '}'))
+            return refuse(t, begin, 4);
+        t->at = digits + n + braces;
+        TRY(put(t, "\\x{"));
+        TRY(text_buffer_add(&t->out, digits, n, t->err));
+        return put(t, "}");
+    }
+    const bool known = letter && (strchr("rntf", letter) || (!((letter | 32) >= 'a' && (letter | 32) <= 'z') && !(letter >= '0' && letter <= '9') &&
+                                                            !(letter & 0x80)));
+    if (!known)
+        return refuse(t, begin, letter ? 2 : 1);
+    t->at += 2;
+    return text_buffer_add(&t->out, begin, 2, t->err);
+}
+
+/* One element of the pattern. Ruby reads x{1,2}+ as (x{1,2})+, PCRE2 as possessive, and x{,2} as x{0,2}; set operations and sets in sets are Ruby's own. */
+static fathom_status element(translation *t)
+{
+    const char *p = t->at;
+    if (*p == '\\')
+        return escape(t);
+    if (t->in_class) {
+        if (*p == '[' || strncmp(p, "&&", 2) == 0)
+            return refuse(t, p, 2);
+        t->in_class = *p != ']';
+    } else if (*p == '[') {
+        t->in_class = true;
+        if (p[1] == '^')
+            t->at++;
+        if (t->at[1] == ']')
+            return refuse(t, p, 2);
+        t->at++;
+        return text_buffer_add(&t->out, p, (size_t)(t->at - p), t->err);
+    } else if (*p == '(' && p[1] == '?' && !strchr(":!=>", p[2]) && strncmp(p, "(?i:", 4) != 0 && strncmp(p, "(?<=", 4) != 0 &&
+               strncmp(p, "(?<!", 4) != 0) {
+        return refuse(t, p, 4);
+    } else if (*p == '(' && p[1] == '*') {
+        return refuse(t, p, 2);
+    } else if ((*p == '}' && p[1] == '+') || (*p == '{' && p[1] == ',')) {
+        return refuse(t, p, 2);
+    }
+    t->at++;
+    return text_buffer_add(&t->out, p, 1, t->err);
+}
+
+static fathom_status translate(const split_step *from, text_buffer *out, fathom_error *err)
+{
+    translation t = {.at = from->pattern, .err = err};
+    fathom_status status = FATHOM_OK;
+    for (; *t.at && status == FATHOM_OK && from->literal; t.at++) {
+        if (strchr("\\^$.[]|()?*+{}#-", *t.at))
+            status = put(&t, "\\");
+        if (status == FATHOM_OK)
+            status = text_buffer_add(&t.out, t.at, 1, err);
+    }
+    while (*t.at && status == FATHOM_OK)
+        status = element(&t);
+    *out = t.out;
+    return status;
+}
+
+fathom_status splitter_add(splitter *s, const split_step *from, fathom_error *err)
+{
+    text_buffer pattern = {0};
+    if (s->count == MOST_STEPS)
+        return status_fail(err, FATHOM_UNSUPPORTED, "more than %d pre-tokenizers", MOST_STEPS);
+    if (strlen(from->pattern) > MOST_PATTERN || !*from->pattern)
+        return status_fail(err, FATHOM_UNSUPPORTED, "a pattern of %zu bytes", strlen(from->pattern));
+    fathom_status status = translate(from, &pattern, err);
+    int code = 0;
+    size_t at = 0;
+    step *made = &s->steps[s->count];
+    *made = (step){.behavior = from->behavior, .invert = from->invert};
+    pcre2_compile_context *context = pcre2_compile_context_create(NULL);
+    if (status == FATHOM_OK && !context)
+        status = status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
+    if (status == FATHOM_OK) {
+        pcre2_set_newline(context, PCRE2_NEWLINE_LF);
+        pcre2_set_parens_nest_limit(context, 50);
+        made->code = pcre2_compile((PCRE2_SPTR)pattern.data, pattern.size, PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C, &code,
+                                   &at, context);
+        if (!made->code) {
+            char message[120];
+            pcre2_get_error_message(code, (PCRE2_UCHAR *)message, sizeof message);
+            status = status_fail(err, FATHOM_FORMAT, "pattern: %s, at byte %zu of %.*s", message, at, (int)(pattern.size < 200 ? pattern.size : 200),
+                                 pattern.data);
+        }
+    }
+    if (status == FATHOM_OK) {
+        made->jit = pcre2_jit_compile(made->code, PCRE2_JIT_COMPLETE) == 0;
+        s->count++;
+    }
+    pcre2_compile_context_free(context);
+    text_buffer_free(&pattern);
+    return status;
+}
+
+/* --- running --- */
+
+fathom_status split_run_new(const splitter *s, split_run **out, fathom_error *err)
+{
+    split_run *r = calloc(1, sizeof *r);
+    bool good = r != NULL;
+    if (good) {
+        r->s = s;
+        r->context = pcre2_match_context_create(NULL);
+        r->stack = pcre2_jit_stack_create(JIT_STACK_LEAST, JIT_STACK_MOST, NULL); /* NULL where there is no JIT */
+        good = r->context != NULL;
+    }
+    for (int i = 0; good && i < s->count; i++)
+        good = (r->data[i] = pcre2_match_data_create(1, NULL)) != NULL;
+    if (!good) {
+        split_run_free(r);
+        *out = NULL;
+        return status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
+    }
+    pcre2_set_match_limit(r->context, MATCH_LIMIT);
+    pcre2_set_depth_limit(r->context, DEPTH_LIMIT);
+    pcre2_set_heap_limit(r->context, HEAP_LIMIT_KIB);
+    if (r->stack)
+        pcre2_jit_stack_assign(r->context, NULL, r->stack);
+    *out = r;
+    return FATHOM_OK;
+}
+
+void split_run_free(split_run *r)
+{
+    if (!r)
+        return;
+    for (int i = 0; i < MOST_STEPS; i++)
+        pcre2_match_data_free(r->data[i]);
+    pcre2_match_context_free(r->context);
+    if (r->stack)
+        pcre2_jit_stack_free(r->stack);
+    free(r);
+}
+
+/* A piece that may still grow, of one step. */
+typedef struct pending {
+    split_run *r;
+    int step;
+    split_sink sink;
+    void *user;
+    const char *begin, *end;
+    bool any, matched; /* a piece is held; the last span was a match */
+} pending;
+
+static fathom_status run_step(split_run *r, int step, const char *text, size_t bytes, split_sink sink, void *user, fathom_error *err);
+
+static fathom_status flush(pending *p, fathom_error *err)
+{
+    const bool any = p->any && p->end > p->begin;
+    p->any = false;
+    return any ? run_step(p->r, p->step + 1, p->begin, (size_t)(p->end - p->begin), p->sink, p->user, err) : FATHOM_OK;
+}
+
+/* The next span of the text, in order; together they are all of it. */
+static fathom_status take(pending *p, const char *begin, const char *end, bool match, fathom_error *err)
+{
+    const step *s = &p->r->s->steps[p->step];
+    const bool before = p->any && p->matched;
+    bool joins = false;
+    match ^= s->invert;
+    switch (s->behavior) {
+    case SPLIT_REMOVED:
+    case SPLIT_ISOLATED: break;
+    case SPLIT_MERGED_PREVIOUS: joins = match && !before; break;
+    case SPLIT_MERGED_NEXT: joins = !match && before; break;
+    case SPLIT_CONTIGUOUS: joins = match == before; break;
+    }
+    p->matched = match;
+    if (joins && p->any) {
+        p->end = end;
+        return FATHOM_OK;
+    }
+    TRY(flush(p, err));
+    p->any = !(s->behavior == SPLIT_REMOVED && match);
+    p->begin = begin;
+    p->end = end;
+    return FATHOM_OK;
+}
+
+static fathom_status no_match(int code, fathom_error *err)
+{
+    char message[120];
+    pcre2_get_error_message(code, (PCRE2_UCHAR *)message, sizeof message);
+    return status_fail(err, FATHOM_UNSUPPORTED, "the tokenizer's pattern: %s", message);
+}
+
+static fathom_status run_step(split_run *r, int number, const char *text, size_t bytes, split_sink sink, void *user, fathom_error *err)
+{
+    if (number == r->s->count)
+        return sink(user, text, bytes, err);
+    const step *s = &r->s->steps[number];
+    pending p = {.r = r, .step = number, .sink = sink, .user = user};
+    const size_t *at = pcre2_get_ovector_pointer(r->data[number]);
+    size_t done = 0, from = 0;
+    bool ended = false; /* a match ends at `done` */
+    while (from <= bytes) {
+        const int found = s->jit ? pcre2_jit_match(s->code, (PCRE2_SPTR)text, bytes, from, PCRE2_NO_UTF_CHECK, r->data[number], r->context)
+                                 : pcre2_match(s->code, (PCRE2_SPTR)text, bytes, from, PCRE2_NO_UTF_CHECK, r->data[number], r->context);
+        if (found == PCRE2_ERROR_NOMATCH)
+            break;
+        if (found < 0)
+            return no_match(found, err);
+        const size_t begin = at[0], end = at[1];
+        if (begin < done || end < begin)
+            return status_fail(err, FATHOM_UNSUPPORTED, "the tokenizer's pattern: a match begins behind its end");
+        if (begin == end && ended && end == done) { /* an empty match right behind the last one is none */
+            from = done + (done < bytes ? utf8_length((unsigned char)text[done]) : 1);
+            continue;
+        }
+        if (begin > done)
+            TRY(take(&p, text + done, text + begin, false, err));
+        TRY(take(&p, text + begin, text + end, true, err));
+        done = from = end;
+        ended = true;
+    }
+    if (done < bytes)
+        TRY(take(&p, text + done, text + bytes, false, err));
+    return flush(&p, err);
+}
+
+fathom_status split_text(split_run *r, const char *text, size_t bytes, split_sink sink, void *user, fathom_error *err)
+{
+    return bytes > 0 ? run_step(r, 0, text, bytes, sink, user, err) : FATHOM_OK;
+}

@@ -1,0 +1,167 @@
+/* UTF-8 and characters: see unicode.h. */
+#include "text/unicode.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <utf8proc.h>
+
+size_t utf8_length(unsigned char first)
+{
+    return first < 0xC0 ? 1 : first < 0xE0 ? 2 : first < 0xF0 ? 3 : first < 0xF8 ? 4 : 1;
+}
+
+/* Whether a whole valid character stands at s; n bytes are there. Second bytes after the well-formed table of the Unicode standard (3-7). */
+static bool valid_character(const unsigned char *s, size_t n, size_t *length)
+{
+    const unsigned char a = s[0];
+    if (a < 0xC2 || a > 0xF4)
+        return false;
+    const size_t count = a < 0xE0 ? 2 : a < 0xF0 ? 3 : 4;
+    if (n < count)
+        return false;
+    const unsigned char low = a == 0xE0 ? 0xA0 : a == 0xF0 ? 0x90 : 0x80, high = a == 0xED ? 0x9F : a == 0xF4 ? 0x8F : 0xBF;
+    if (s[1] < low || s[1] > high)
+        return false;
+    for (size_t i = 2; i < count; i++)
+        if ((s[i] & 0xC0) != 0x80)
+            return false;
+    *length = count;
+    return true;
+}
+
+size_t utf8_valid(const char *text, size_t bytes)
+{
+    const unsigned char *s = (const unsigned char *)text;
+    size_t i = 0, length;
+    while (i < bytes) {
+        uint64_t eight;
+        if (bytes - i >= sizeof eight && (memcpy(&eight, s + i, sizeof eight), (eight & 0x8080808080808080u) == 0))
+            i += sizeof eight;
+        else if (s[i] < 0x80)
+            i++;
+        else if (valid_character(s + i, bytes - i, &length))
+            i += length;
+        else
+            break;
+    }
+    return i;
+}
+
+uint32_t utf8_decode(const char *text)
+{
+    const unsigned char *s = (const unsigned char *)text;
+    switch (utf8_length(s[0])) {
+    case 2: return (uint32_t)(s[0] & 0x1F) << 6 | (s[1] & 0x3F);
+    case 3: return (uint32_t)(s[0] & 0x0F) << 12 | (uint32_t)(s[1] & 0x3F) << 6 | (s[2] & 0x3F);
+    case 4: return (uint32_t)(s[0] & 0x07) << 18 | (uint32_t)(s[1] & 0x3F) << 12 | (uint32_t)(s[2] & 0x3F) << 6 | (s[3] & 0x3F);
+    default: return s[0];
+    }
+}
+
+size_t utf8_encode(uint32_t code, char out[4])
+{
+    if (code < 0x80) {
+        out[0] = (char)code;
+        return 1;
+    }
+    const size_t count = code < 0x800 ? 2 : code < 0x10000 ? 3 : 4;
+    static const unsigned char first[] = {0, 0, 0xC0, 0xE0, 0xF0};
+    for (size_t i = count - 1; i > 0; i--, code >>= 6)
+        out[i] = (char)(0x80 | (code & 0x3F));
+    out[0] = (char)(first[count] | code);
+    return count;
+}
+
+size_t utf8_unfinished(const char *text, size_t bytes)
+{
+    for (size_t back = 1; back <= 3 && back <= bytes; back++) {
+        const unsigned char c = (unsigned char)text[bytes - back];
+        if (c >= 0xC2 && c <= 0xF4) {
+            if (utf8_length(c) <= back)
+                return 0;
+            /* would some rest make it whole? An impossible second byte never becomes a character. */
+            char whole[4] = {0};
+            static const char rest[] = {(char)0x80, (char)0x90, (char)0xA0, 0};
+            memcpy(whole, text + bytes - back, back);
+            for (size_t i = back; i < 4; i++)
+                whole[i] = (char)0x80;
+            if (back > 1)
+                return utf8_valid(whole, utf8_length(c)) == utf8_length(c) ? back : 0;
+            for (const char *r = rest; *r; r++) {
+                whole[1] = *r;
+                if (utf8_valid(whole, utf8_length(c)) == utf8_length(c))
+                    return back;
+            }
+            return 0;
+        }
+        if ((c & 0xC0) != 0x80)
+            return 0;
+    }
+    return 0;
+}
+
+bool unicode_is_space(uint32_t c)
+{
+    return (c >= 0x09 && c <= 0x0D) || c == 0x20 || c == 0x85 || c == 0xA0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200A) || c == 0x2028 ||
+           c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
+}
+
+fathom_status text_buffer_reserve(text_buffer *b, size_t more, fathom_error *err)
+{
+    if (more <= b->capacity - b->size)
+        return FATHOM_OK;
+    size_t capacity = b->capacity < 256 ? 256 : b->capacity;
+    while (capacity - b->size < more && capacity <= SIZE_MAX / 2)
+        capacity *= 2;
+    char *data = capacity - b->size < more ? NULL : realloc(b->data, capacity);
+    if (!data)
+        return status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory for %zu bytes of text", more);
+    b->data = data;
+    b->capacity = capacity;
+    return FATHOM_OK;
+}
+
+fathom_status text_buffer_add(text_buffer *b, const char *text, size_t bytes, fathom_error *err)
+{
+    TRY(text_buffer_reserve(b, bytes, err));
+    if (bytes > 0)
+        memcpy(b->data + b->size, text, bytes);
+    b->size += bytes;
+    return FATHOM_OK;
+}
+
+void text_buffer_free(text_buffer *b)
+{
+    free(b->data);
+    *b = (text_buffer){0};
+}
+
+static fathom_status add_normalized(const char *text, size_t bytes, text_buffer *out, fathom_error *err)
+{
+    utf8proc_uint8_t *made = NULL;
+    const utf8proc_ssize_t n = utf8proc_map((const utf8proc_uint8_t *)text, (utf8proc_ssize_t)bytes, &made, UTF8PROC_STABLE | UTF8PROC_COMPOSE);
+    fathom_status status = n >= 0 ? text_buffer_add(out, (const char *)made, (size_t)n, err)
+                                  : status_fail(err, FATHOM_OUT_OF_MEMORY, "normalizing: %s", utf8proc_errmsg(n));
+    free(made);
+    return status;
+}
+
+/* ASCII neither changes nor composes with what stands before it: a stretch of other characters, with the ASCII character before
+ * it (with which it may compose), is normalized by itself. */
+fathom_status unicode_nfc(const char *text, size_t bytes, text_buffer *out, fathom_error *err)
+{
+    for (size_t i = 0; i < bytes;) {
+        size_t ascii = i;
+        while (ascii < bytes && !(text[ascii] & 0x80))
+            ascii++;
+        size_t end = ascii;
+        while (end < bytes && (text[end] & 0x80))
+            end++;
+        const size_t plain = ascii > i && end > ascii ? ascii - 1 : ascii;
+        TRY(text_buffer_add(out, text + i, plain - i, err));
+        if (end > ascii)
+            TRY(add_normalized(text + plain, end - plain, out, err));
+        i = end;
+    }
+    return FATHOM_OK;
+}

@@ -1,0 +1,309 @@
+/* UTF-8, pre-tokenization and byte-pair encoding, each by itself: hand-made cases, and the fast ways against slow ones. */
+#include "base/temp.h"
+
+#include "base/rng.h"
+#include "text/bpe.h"
+#include "text/split.h"
+#include "text/unicode.h"
+
+/* --- UTF-8 --- */
+
+static void valid_utf8_is_told(void **state)
+{
+    (void)state;
+    const struct {
+        const char *text;
+        size_t valid;
+    } cases[] = {{"plain ascii, longer than a word", 31}, {"\xC3\xA9t\xC3\xA9", 5}, {"\xE2\x82\xAC\xF0\x9F\x98\x80", 7},
+                 {"a\xC0\xAF", 1},          /* overlong */
+                 {"\xE0\x80\xAF", 0},       /* overlong */
+                 {"\xED\xA0\x80", 0},       /* a surrogate */
+                 {"\xED\x9F\xBF", 3},       /* the last before them */
+                 {"\xF4\x8F\xBF\xBF", 4},   /* U+10FFFF */
+                 {"\xF4\x90\x80\x80", 0},   /* above it */
+                 {"ab\xE2\x82", 2},         /* cut short */
+                 {"12345678\x80", 8}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        assert_int_equal(utf8_valid(cases[i].text, strlen(cases[i].text)), cases[i].valid);
+    for (uint32_t code = 0; code <= 0x10FFFF; code++) {
+        char text[4];
+        const size_t n = utf8_encode(code, text);
+        const bool surrogate = code >= 0xD800 && code <= 0xDFFF;
+        assert_int_equal(utf8_valid(text, n), surrogate ? 0 : n);
+        assert_int_equal(utf8_length((unsigned char)text[0]), n);
+        assert_int_equal(utf8_decode(text), code);
+        if (surrogate)
+            continue;
+        assert_int_equal(utf8_unfinished(text, n), 0);
+        for (size_t cut = 1; cut < n; cut++)
+            assert_int_equal(utf8_unfinished(text, cut), cut);
+    }
+    assert_int_equal(utf8_unfinished("\xED\xA0", 2), 0); /* nothing makes it whole */
+    assert_int_equal(utf8_unfinished("a\x80", 2), 0);
+}
+
+static void text_is_normalized(void **state)
+{
+    (void)state;
+    const char *const cases[][2] = {{"plain", "plain"}, {"e\xCC\x81t\xC3\xA9", "\xC3\xA9t\xC3\xA9"}, {"ab\xCC\x81", "ab\xCC\x81"},
+                                    {"\xE1\x84\x92\xE1\x85\xA1\xE1\x86\xAB", "\xED\x95\x9C"}, {"\xE2\x84\xAB", "\xC3\x85"}, {"", ""},
+                                    {"a\xCC\xA3\xCC\x87", "\xE1\xBA\xA1\xCC\x87"}, {"a\xCC\x87\xCC\xA3", "\xE1\xBA\xA1\xCC\x87"}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        text_buffer b = {0};
+        fathom_error err;
+        assert_ok(unicode_nfc(cases[i][0], strlen(cases[i][0]), &b, &err), &err);
+        assert_int_equal(b.size, strlen(cases[i][1]));
+        assert_memory_equal(b.data ? b.data : "", cases[i][1], b.size);
+        text_buffer_free(&b);
+    }
+}
+
+/* --- pieces --- */
+
+static fathom_status join_piece(void *user, const char *piece, size_t bytes, fathom_error *err)
+{
+    TRY(text_buffer_add(user, piece, bytes, err));
+    return text_buffer_add(user, "/", 1, err);
+}
+
+static void assert_pieces(const splitter *s, const char *text, const char *expected)
+{
+    split_run *r;
+    text_buffer b = {0};
+    fathom_error err;
+    assert_ok(split_run_new(s, &r, &err), &err);
+    assert_ok(split_text(r, text, strlen(text), join_piece, &b, &err), &err);
+    assert_ok(text_buffer_add(&b, "", 1, &err), &err);
+    assert_string_equal(b.data, expected);
+    text_buffer_free(&b);
+    split_run_free(r);
+}
+
+static splitter *splitter_of(const split_step *steps, int count)
+{
+    splitter *s;
+    fathom_error err;
+    assert_ok(splitter_new(&s, &err), &err);
+    for (int i = 0; i < count; i++)
+        assert_ok(splitter_add(s, &steps[i], &err), &err);
+    return s;
+}
+
+static void known_patterns_split(void **state)
+{
+    (void)state;
+    splitter *gpt2 = splitter_of(&(split_step){.pattern = split_pattern_gpt2, .behavior = SPLIT_ISOLATED}, 1);
+    assert_pieces(gpt2, "Don't  say \xC3\xA9t\xC3\xA9 1234!!\n\n x", "Don/'t/ / say/ \xC3\xA9t\xC3\xA9/ 1234/!!/\n\n/ x/");
+    assert_pieces(gpt2, "a\xE1\xA0\x8E""b\xC2\x85", "a/\xE1\xA0\x8E/b/\xC2\x85/"); /* U+180E is no space, U+0085 is one */
+    assert_pieces(gpt2, "", "");
+    splitter_free(gpt2);
+    splitter *llama = splitter_of(&(split_step){.pattern = split_pattern_llama3, .behavior = SPLIT_ISOLATED}, 1);
+    assert_pieces(llama, "DON'T say 12345!!\n\n x", "DON/'T/ say/ /123/45/!!\n\n/ x/");
+    splitter_free(llama);
+}
+
+static void matches_go_where_they_are_told(void **state)
+{
+    (void)state;
+    static const char text[] = "ab--c-d-";
+    const struct {
+        split_behavior behavior;
+        bool invert;
+        const char *expected;
+    } cases[] = {{SPLIT_REMOVED, false, "ab/c/d/"},         {SPLIT_ISOLATED, false, "ab/-/-/c/-/d/-/"}, {SPLIT_MERGED_PREVIOUS, false, "ab-/-/c-/d-/"},
+                 {SPLIT_MERGED_NEXT, false, "ab/-/-c/-d/-/"}, {SPLIT_CONTIGUOUS, false, "ab/--/c/-/d/-/"}, {SPLIT_REMOVED, true, "-/-/-/-/"}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        splitter *s = splitter_of(&(split_step){.pattern = "-", .behavior = cases[i].behavior, .invert = cases[i].invert}, 1);
+        assert_pieces(s, text, cases[i].expected);
+        splitter_free(s);
+    }
+    splitter *chain = splitter_of((const split_step[]){{.pattern = "\\p{N}{1,2}", .behavior = SPLIT_ISOLATED},
+                                                       {.pattern = ".", .literal = true, .behavior = SPLIT_ISOLATED}}, 2);
+    assert_pieces(chain, "a.b123", "a/./b/12/3/");
+    splitter_free(chain);
+    splitter *empty = splitter_of(&(split_step){.pattern = "x*", .behavior = SPLIT_ISOLATED}, 1);
+    assert_pieces(empty, "axxb\xC3\xA9", "a/xx/b/\xC3\xA9/");
+    splitter_free(empty);
+}
+
+static void strange_patterns_are_refused(void **state)
+{
+    (void)state;
+    static const char *const bad[] = {"\\h+", "a{1,2}+", "a{,2}", "[a[b]]", "[a&&b]", "(?x)a", "(?<name>a)", "\\b", "\\1", "(*UCP)a", "[]a]", "\\", "[a",
+                                      "\\p{Nonsense}", "(a", "", "[\\W]", "\\x{110000000}", "\\u12"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        splitter *s;
+        fathom_error err;
+        assert_ok(splitter_new(&s, &err), &err);
+        const fathom_status status = splitter_add(s, &(split_step){.pattern = bad[i], .behavior = SPLIT_ISOLATED}, &err);
+        if (status != FATHOM_UNSUPPORTED && status != FATHOM_FORMAT)
+            fail_msg("%s was taken", bad[i]);
+        splitter_free(s);
+    }
+    splitter *slow = splitter_of(&(split_step){.pattern = "(a+)+b", .behavior = SPLIT_ISOLATED}, 1); /* exponential: ends at its limit */
+    split_run *r;
+    text_buffer b = {0};
+    fathom_error err;
+    assert_ok(split_run_new(slow, &r, &err), &err);
+    char text[64];
+    memset(text, 'a', sizeof text);
+    memcpy(text + 62, "cb", 2); /* a b there is, so that it looks for one */
+    assert_int_equal(split_text(r, text, sizeof text, join_piece, &b, &err), FATHOM_UNSUPPORTED);
+    text_buffer_free(&b);
+    split_run_free(r);
+    splitter_free(slow);
+}
+
+/* --- byte-pair encoding --- */
+
+enum { LETTERS = 4, MADE = 60, VOCAB = 256 + MADE, LONGEST = 20 };
+
+/* Merges of random earlier tokens over a few letters. */
+typedef struct learnt {
+    bpe *b;
+    char text[VOCAB][LONGEST];
+    token_text tokens[VOCAB];
+    int32_t pairs[MADE][2]; /* pairs[i] makes 256 + i */
+    int vocab;
+} learnt;
+
+static bool is_known(const learnt *m, const char *text, size_t bytes)
+{
+    for (int i = 0; i < m->vocab; i++)
+        if (m->tokens[i].bytes == bytes && memcmp(m->text[i], text, bytes) == 0)
+            return true;
+    return false;
+}
+
+static void learn_at_random(learnt *m, uint64_t seed)
+{
+    for (m->vocab = 0; m->vocab < 256; m->vocab++) {
+        m->text[m->vocab][0] = (char)m->vocab;
+        m->tokens[m->vocab] = (token_text){m->text[m->vocab], 1};
+    }
+    for (uint64_t draw = 0; m->vocab < VOCAB && draw < 10000; draw++) {
+        int32_t side[2];
+        for (uint64_t j = 0; j < 2; j++) {
+            const int pick = (int)(rng_uniform(seed, 1, 2 * draw + j) * (LETTERS + m->vocab - 256));
+            side[j] = pick < LETTERS ? 'a' + pick : 256 + pick - LETTERS;
+        }
+        const token_text l = m->tokens[side[0]], r = m->tokens[side[1]];
+        char *both = m->text[m->vocab];
+        if (l.bytes + r.bytes > LONGEST)
+            continue;
+        memcpy(both, l.text, l.bytes);
+        memcpy(both + l.bytes, r.text, r.bytes);
+        if (is_known(m, both, l.bytes + r.bytes))
+            continue;
+        memcpy(m->pairs[m->vocab - 256], side, sizeof side);
+        m->tokens[m->vocab++] = (token_text){both, l.bytes + r.bytes};
+    }
+    fathom_error err;
+    assert_ok(bpe_new(m->tokens, m->vocab, m->vocab - 256, &m->b, &err), &err);
+    for (int i = 256; i < m->vocab; i++)
+        assert_ok(bpe_add_merge(m->b, m->pairs[i - 256][0], m->pairs[i - 256][1], &err), &err);
+}
+
+/* The definition: the earliest merge that applies anywhere, at its leftmost place, until none does. */
+static size_t encode_by_definition(const learnt *m, const char *piece, size_t n, int32_t *ids)
+{
+    for (size_t i = 0; i < n; i++)
+        ids[i] = (unsigned char)piece[i];
+    for (int merge = 0; merge < m->vocab - 256; merge++)
+        for (size_t i = 0; i + 1 < n; i++)
+            if (ids[i] == m->pairs[merge][0] && ids[i + 1] == m->pairs[merge][1]) {
+                ids[i] = 256 + merge;
+                memmove(ids + i + 1, ids + i + 2, (n - i - 2) * sizeof *ids);
+                n--;
+                merge = -1; /* what it made may be part of an earlier one */
+                break;
+            }
+    return n;
+}
+
+static void merges_go_by_rank(void **state)
+{
+    (void)state;
+    static learnt m;
+    static char piece[300];
+    static int32_t ids[300], expected[300];
+    bpe_scratch scratch = {0};
+    for (uint64_t seed = 1; seed <= 40; seed++) {
+        learn_at_random(&m, seed);
+        for (uint64_t draw = 0; draw < 50; draw++) {
+            const size_t n = 1 + (size_t)(rng_uniform(seed, 2, draw) * (draw % 2 ? 40 : 299)); /* both ways, and where they meet */
+            for (size_t i = 0; i < n; i++)
+                piece[i] = (char)('a' + (int)(rng_uniform(seed, 3 + draw, i) * (LETTERS + 0.1)));
+            size_t count;
+            fathom_error err;
+            assert_ok(bpe_encode(m.b, piece, n, &scratch, ids, &count, &err), &err);
+            assert_int_equal(count, encode_by_definition(&m, piece, n, expected));
+            assert_memory_equal(ids, expected, count * sizeof *ids);
+        }
+        bpe_free(m.b);
+    }
+    bpe_scratch_free(&scratch);
+}
+
+/* A megabyte of one letter in one piece: with a scan for each merge this would take hours. */
+static void long_pieces_take_no_longer(void **state)
+{
+    (void)state;
+    enum { LONG = 1 << 20, DOUBLINGS = 6 };
+    static char text[256 + DOUBLINGS][1 << DOUBLINGS], piece[LONG];
+    static int32_t ids[LONG];
+    token_text tokens[256 + DOUBLINGS];
+    bpe_scratch scratch = {0};
+    bpe *b;
+    fathom_error err;
+    size_t count;
+    for (int i = 0; i < 256 + DOUBLINGS; i++) {
+        tokens[i] = (token_text){text[i], i < 256 ? 1 : (size_t)2 << (i - 256)};
+        memset(text[i], i < 256 ? i : 'a', tokens[i].bytes);
+    }
+    assert_ok(bpe_new(tokens, 256 + DOUBLINGS, DOUBLINGS, &b, &err), &err);
+    for (int i = 0; i < DOUBLINGS; i++)
+        assert_ok(bpe_add_merge(b, i ? 255 + i : 'a', i ? 255 + i : 'a', &err), &err);
+    memset(piece, 'a', LONG);
+    assert_ok(bpe_encode(b, piece, LONG - 1, &scratch, ids, &count, &err), &err);
+    assert_int_equal(count, (LONG >> DOUBLINGS) - 1 + DOUBLINGS); /* 63 = 32 + 16 + 8 + 4 + 2 + 1 are left over */
+    for (size_t i = 0; i + DOUBLINGS < count; i++)
+        assert_int_equal(ids[i], 255 + DOUBLINGS);
+    bpe_scratch_free(&scratch);
+    bpe_free(b);
+}
+
+static void vocabularies_that_cannot_be_are_refused(void **state)
+{
+    (void)state;
+    token_text tokens[257];
+    static char text[257];
+    bpe *b;
+    fathom_error err;
+    for (int i = 0; i < 257; i++) {
+        text[i] = (char)i;
+        tokens[i] = (token_text){&text[i], 1};
+    }
+    assert_int_equal(bpe_new(tokens, 257, 0, &b, &err), FATHOM_FORMAT);
+    assert_string_equal(err.message, "ids 0 and 256 stand for the same bytes");
+    assert_int_equal(bpe_new(tokens, 255, 0, &b, &err), FATHOM_FORMAT);
+    assert_string_equal(err.message, "byte 255 has no token");
+    assert_ok(bpe_new(tokens, 256, 1, &b, &err), &err);
+    assert_int_equal(bpe_add_merge(b, 'a', 'b', &err), FATHOM_FORMAT);
+    assert_int_equal(bpe_find(b, "a", 1), 'a');
+    assert_int_equal(bpe_find(b, "ab", 2), -1);
+    assert_int_equal(bpe_find(b, "", 0), -1);
+    assert_int_equal(bpe_text(b, -1).bytes + bpe_text(b, 256).bytes, 0);
+    bpe_free(b);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(valid_utf8_is_told),           cmocka_unit_test(text_is_normalized),
+        cmocka_unit_test(known_patterns_split),         cmocka_unit_test(matches_go_where_they_are_told),
+        cmocka_unit_test(strange_patterns_are_refused), cmocka_unit_test(merges_go_by_rank),
+        cmocka_unit_test(long_pieces_take_no_longer),   cmocka_unit_test(vocabularies_that_cannot_be_are_refused),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
