@@ -7,3 +7,22 @@ set logscale x
 set xrange [*:*] noextend
 set xlabel 'forward FLOPs per token / those of the optimal plain model'
 set ylabel 'held-out loss, causal (nats)'
+$block0 << EOD
+0.404006 1.211448
+0.694736 1.193932
+1.0635 1.182812
+1.45805 1.190086
+EOD
+$block1 << EOD
+0.361455 1.208641
+0.696953 1.186629
+1.19754 1.189108
+1.83226 1.192344
+EOD
+set terminal svg size 900,520 font 'sans,13' background '#ffffff'
+set output name.'.svg'
+plot $block0 with linespoints pt 7 ps 0.7 lc 1 title 'mod', \
+  $block1 with linespoints pt 7 ps 0.7 lc 2 title 'plain'
+set terminal pngcairo size 1350,780 font 'sans,18'
+set output name.'.png'
+replot
