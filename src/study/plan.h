@@ -29,7 +29,7 @@ fathom_status study_shape(const variant *v, int64_t width, int64_t seq_len, int6
 #define STUDY_RATE_FACTOR 0.25
 double study_learning_rate(double factor, int64_t width);
 
-/* Parameters of the blocks' matrices, without what routes (at most 3 %): what a budget is spent on, and what the fits call size. */
+/* Parameters of the blocks' matrices, without what routes (a few per cent): what a budget is spent on, and what the fits call size. */
 int64_t study_size(const model_config *c);
 
 /* Widths of a ladder of `count` sizes for a training budget: those whose forward FLOPs per token come nearest to

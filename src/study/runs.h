@@ -44,8 +44,9 @@ typedef struct study_data {
     const corpus_part *train, *heldout;
     uint64_t fingerprint, heldout_fingerprint;
 } study_data;
-/* Trains the run unless it is done, or another process is at it: *state says what it found, DONE after training. A run that diverges is done too, with losses of null. A run that is
- * done but was trained on other text, or with another sequence length, batch, rate or type of products, is refused by name. */
+/* Trains the run unless it is done, or another process is at it: *state says what it found, DONE after training. A run that
+ * diverges is done too, with losses of null. A run that is done but was trained on other text, or with another sequence length, batch, rate
+ * or type of products, is refused by name. */
 fathom_status study_train(const study_options *o, const study_run *run, const study_data *data, const train_observer *observer,
                           const volatile sig_atomic_t *stop, study_state *state, fathom_error *err);
 /* How a run trains. */
