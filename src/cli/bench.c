@@ -13,12 +13,13 @@
 fathom_status gemm_probe_open(gemm_probe *p, const kernels *kn, int64_t m, int64_t n, int64_t k, bool bf16, fathom_error *err)
 {
     const int64_t operands = m * k + n * k;
-    *p = (gemm_probe){.kn = kn, .block = kn->mem_alloc(kn, (size_t)(operands * (bf16 ? 2 : 4) + m * n * 4))};
+    const size_t scratch = bf16 ? kn->scratch_bytes(kn, &(kernel_sizes){.bf16_floats = operands}) : 0;
+    *p = (gemm_probe){.kn = kn, .block = kn->mem_alloc(kn, (size_t)(operands * 4 + m * n * 4) + scratch)};
     if (!p->block)
         return status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
     float *c = p->block;
     p->args = (gemm_args){.trans_b = true, .m = m, .n = n, .k = k, .lda = k, .ldb = k, .c = c, .ldc = n, .alpha = 1,
-                          .bf16 = bf16};
+                          .bf16 = bf16, .scratch = c + m * n + operands};
     if (bf16) {
         uint16_t *a = (uint16_t *)(c + m * n);
         for (int64_t i = 0; i < operands; i++)

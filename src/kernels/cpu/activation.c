@@ -7,6 +7,7 @@ CLONES static void swiglu_rows(float *out, const float *gate_up, int64_t f, int6
     for (int64_t i = begin; i < end; i++) {
         const float *restrict g = gate_up + i * 2 * f, *restrict u = g + f;
         float *restrict o = out + i * f;
+#pragma omp simd
         for (int64_t j = 0; j < f; j++)
             o[j] = g[j] * sigmoid_fast(g[j]) * u[j];
     }
@@ -52,6 +53,7 @@ CLONES static void bias_silu_rows(float *out, const float *pre, const float *res
     for (int64_t i = begin; i < end; i++) {
         const float *restrict x = pre + i * p;
         float *restrict o = out + i * p;
+#pragma omp simd
         for (int64_t j = 0; j < p; j++) {
             const float z = x[j] + bias[j];
             o[j] = z * sigmoid_fast(z);
@@ -75,6 +77,7 @@ CLONES static void bias_silu_backward_rows(float *dpre, float *restrict dbias, c
     for (int64_t i = begin; i < end; i++) {
         const float *x = pre + i * p, *o = dout + i * p;
         float *dx = dpre + i * p; /* may be o */
+#pragma omp simd
         for (int64_t j = 0; j < p; j++) {
             const float z = x[j] + bias[j], s = sigmoid_fast(z), dz = o[j] * s * (1 + z * (1 - s));
             dx[j] = dz;

@@ -264,6 +264,7 @@ CLONES static void score_gradients(float *scores, float *dscores, int64_t rows, 
         float *restrict p = scores + i * keys, *restrict dp = dscores + i * keys;
         const int64_t n = visible_to(visible, i, keys);
         const float log_sum = lse[i * heads], d = delta[i];
+#pragma omp simd
         for (int64_t j = 0; j < n; j++) {
             p[j] = exp_fast(p[j] - log_sum);
             dp[j] = p[j] * (dp[j] - d);

@@ -37,7 +37,7 @@ static size_t cpu_scratch_bytes(const kernels *kn, const kernel_sizes *s)
 {
     (void)kn;
     const size_t needs[] = {(size_t)MAX_CHUNKS * (size_t)s->width * sizeof(float), cpu_attention_scratch(s),
-                            cpu_linear_scratch(s), s->bf16_floats > 0 ? (size_t)(s->bf16_floats + 32) * 2 : 0};
+                            cpu_linear_scratch(s), cpu_bf16_scratch(s->bf16_floats)};
     size_t most = 0;
     for (size_t i = 0; i < sizeof needs / sizeof *needs; i++)
         most = needs[i] > most ? needs[i] : most;
@@ -50,7 +50,7 @@ kernels kernels_cpu(void)
     kn.name = "cpu";
     kn.mem_alloc = cpu_mem_alloc;
     kn.scratch_bytes = cpu_scratch_bytes;
-    kn.gemm = cpu_gemm;
+    kn.gemm = cpu_bf16_is_slow() ? cpu_gemm_rounded : cpu_gemm;
     kn.bf16 = cpu_bf16;
     kn.linear = cpu_linear;
     kn.embed_forward = cpu_embed_forward;

@@ -98,6 +98,11 @@ static inline void add_partials(float *dw, const float *partial, int64_t chunks,
  * where it runs on the calling thread. */
 void cpu_gemm(const kernels *kn, const gemm_args *a);
 bool cpu_bf16(const kernels *kn);
+/* The processor multiplies bfloat16, but fp32 faster: then the table's gemm is the second one, whose bf16 products are fp32 ones of
+ * rounded operands. */
+bool cpu_bf16_is_slow(void);
+void cpu_gemm_rounded(const kernels *kn, const gemm_args *a);
+size_t cpu_bf16_scratch(int64_t elements); /* bytes; elements: of both operands */
 /* A few rows of x by loops of our own (matvec.c). */
 void cpu_matvec(const linear_args *a);
 /* The rows [begin, end) of w, on the calling thread. */

@@ -62,7 +62,7 @@ void cpu_linear(const kernels *kn, const linear_args *a)
     if (a->n <= FEW_ROWS && !a->bf16)
         cpu_matvec(a);
     else if (a->w.type == WEIGHT_F32)
-        cpu_gemm(kn, &(gemm_args){.trans_b = true, .m = a->n, .n = a->out, .k = a->in, .a = a->x, .lda = a->in,
+        kn->gemm(kn, &(gemm_args){.trans_b = true, .m = a->n, .n = a->out, .k = a->in, .a = a->x, .lda = a->in,
                                   .b = a->w.data, .ldb = a->in, .c = a->y, .ldc = a->out, .alpha = 1, .beta = a->add,
                                   .bf16 = a->bf16, .scratch = a->scratch});
     else
