@@ -5,6 +5,7 @@
 #   make demo       train plain and Mixture-of-Depths models on text of this machine at equal training FLOPs, side by side
 #   make test       all tests (under 10 minutes on 2 cores)
 #   make test-asan  the same under AddressSanitizer and UndefinedBehaviorSanitizer
+#   make test-interop  against transformers, PyTorch, tokenizers and TensorBoard from PyPI (downloads 3 GB the first time)
 #   make test-tsan  the threaded tests under ThreadSanitizer (clang)
 #   make study      the published comparison at equal training FLOPs (hours; docs/isoflop.md); TEXTS=FOLDER OUT=FOLDER
 #   make install PREFIX=/usr/local
@@ -15,7 +16,7 @@ PREFIX ?= /usr/local
 CMAKE_FLAGS ?=
 JOBS := $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: all demo study test test-asan test-tsan install clean setup setup-test
+.PHONY: all demo study test test-asan test-interop test-tsan install clean setup setup-test
 
 all: setup
 	@cmake -S . -B $(BUILD) -DCMAKE_INSTALL_PREFIX=$(PREFIX) -DFATHOM_TESTS=OFF $(CMAKE_FLAGS) >$(BUILD).log 2>&1 || { cat $(BUILD).log; exit 1; }
@@ -42,6 +43,10 @@ test: setup-test
 test-asan: setup-test
 	@tests/run.sh $(BUILD)-asan "-DFATHOM_ASAN=ON $(CMAKE_FLAGS)"
 
+test-interop:
+	@scripts/setup.sh interop
+	@tests/interop/run.sh $(BUILD)-interop
+
 test-tsan:
 	@scripts/setup.sh tsan
 	@tests/run.sh $(BUILD)-tsan "-DFATHOM_TSAN=ON -DCMAKE_C_COMPILER=clang $(CMAKE_FLAGS)" threads
@@ -50,4 +55,4 @@ install: all
 	@cmake --install $(BUILD) --prefix $(PREFIX)
 
 clean:
-	rm -rf $(BUILD) $(BUILD).log $(BUILD)-test $(BUILD)-asan $(BUILD)-tsan
+	rm -rf $(BUILD) $(BUILD).log $(BUILD)-test $(BUILD)-asan $(BUILD)-interop $(BUILD)-tsan
