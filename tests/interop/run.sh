@@ -17,6 +17,6 @@ cmake -S . -B "$build" -DFATHOM_TESTS=OFF >"$build.log" 2>&1 && cmake --build "$
     cat "$build.log" >&2
     exit 1
 }
-export FATHOM_BUILD="$PWD/$build" FATHOM_ROOT="$PWD" FATHOM_TEXTS="$PWD/${TEXTS:-../shared/data}"
+export FATHOM_BUILD="$PWD/$build" FATHOM_ROOT="$PWD" FATHOM_TEXTS="$(realpath -m "${TEXTS:-../shared/data}")"
 export FATHOM_LIBRARY="$FATHOM_BUILD/libfathom.so" PYTHONPATH="$PWD/python" HF_HUB_OFFLINE=1 TRANSFORMERS_VERBOSITY=error
 exec "$venv/bin/python" -m pytest -q -rs -p no:cacheprovider tests/interop "$@"
