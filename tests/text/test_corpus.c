@@ -271,6 +271,8 @@ static void the_fingerprint_knows_the_data(void **state)
     (void)state;
     const uint64_t base = fingerprint_of("abcdefgh", 0);
     assert_true(base == fingerprint_of("abcdefgh", 0));
+    assert_true(base == 0x53405ff6f5123db9); /* runs and studies of earlier versions are known by it */
+    assert_true(fingerprint_of("abcdefgh", 0.25) == 0xba559cbaa3cfb2a8);
     assert_true(base == fingerprint_of("abcdefgh", 0.1)); /* nothing held out: the same data */
     assert_true(base != fingerprint_of("abcdefgi", 0));
     assert_true(base != fingerprint_of("bacdefgh", 0));
@@ -432,6 +434,180 @@ static void hostile_shards_are_refused(void **state)
     free(good);
 }
 
+/* llm.c's: 256 int32 and the ids, each its own number. */
+static void put_llmc(const char *path, uint32_t magic, uint32_t version, uint32_t count, int width, size_t ids)
+{
+    unsigned char *raw = calloc(1, 1024 + ids * (size_t)width);
+    assert_non_null(raw);
+    put_le(raw, magic, 4);
+    put_le(raw + 4, version, 4);
+    put_le(raw + 8, count, 4);
+    for (size_t i = 0; i < ids; i++)
+        put_le(raw + 1024 + i * (size_t)width, i, width);
+    put_file(path, raw, 1024 + ids * (size_t)width);
+    free(raw);
+}
+
+static loaded load_foreign(const char *path, int64_t vocab, bool raw)
+{
+    return load_as((corpus_input){.paths = &path, .count = 1, .vocab = vocab, .heldout_fraction = 0.25, .raw = raw});
+}
+
+static void assert_numbers(loaded l, int64_t count)
+{
+    assert_ok(l.status, &l.err);
+    assert_int_equal(l.c.train.count, count - count / 4);
+    assert_int_equal(l.c.heldout.count, count / 4);
+    assert_int_equal(l.c.bytes, -1);
+    assert_int_equal(l.c.foreign, 1);
+    for (int64_t i = 0; i < count; i++)
+        assert_int_equal(i < l.c.train.count ? token(&l.c.train, i) : token(&l.c.heldout, i - l.c.train.count), i);
+    corpus_free(&l.c);
+}
+
+static void shards_of_other_programs_are_read(void **state)
+{
+    (void)state;
+    put_llmc("a.bin", 20240520, 1, 1000, 2, 1000);
+    put_llmc("b.bin", 20240801, 7, 70000, 4, 70000); /* past what uint16 holds */
+    assert_numbers(load_foreign("a.bin", 1000, false), 1000);
+    assert_numbers(load_foreign("b.bin", 128256, false), 70000);
+    unsigned char ids[2000];
+    for (size_t i = 0; i < 1000; i++)
+        put_le(ids + 2 * i, i, 2);
+    put_file("c.bin", ids, sizeof ids);
+    assert_numbers(load_foreign("c.bin", 1000, true), 1000);
+    loaded l = load_foreign("c.bin", 1000, false); /* unless told, it is what it always was */
+    assert_ok(l.status, &l.err);
+    assert_int_equal(l.c.train.count + l.c.heldout.count, 2000);
+    assert_int_equal(l.c.foreign, 0);
+    corpus_free(&l.c);
+
+    static const struct {
+        uint32_t magic, version, count;
+        int width;
+        size_t ids;
+        int64_t vocab;
+        fathom_status code;
+        const char *a, *b;
+    } cases[] = {
+        {20240520, 1, 10, 2, 10, 0, FATHOM_INVALID_ARGUMENT, "h.bin: ", "vocabulary"},
+        {20240520, 1, 10, 2, 10, 9, FATHOM_FORMAT, "h.bin: token 9: id 9", "vocabulary of 9"},
+        {20240801, 7, 10, 4, 10, 9, FATHOM_FORMAT, "h.bin: token 9: id 9", "vocabulary of 9"},
+        {20240520, 2, 10, 2, 10, 99, FATHOM_UNSUPPORTED, "h.bin: ", "version 2"},
+        {20240801, 1, 10, 4, 10, 99, FATHOM_UNSUPPORTED, "h.bin: ", "version 1"},
+        {20240522, 1, 10, 2, 10, 99, FATHOM_UNSUPPORTED, "h.bin: ", "multiple-choice"},
+        {20240520, 1, 11, 2, 10, 99, FATHOM_FORMAT, "h.bin: count: 11", "20 bytes"},
+        {20240520, 1, 9, 2, 10, 99, FATHOM_FORMAT, "h.bin: count: 9", "20 bytes"},
+        {20240801, 7, 10, 2, 10, 99, FATHOM_FORMAT, "h.bin: count: 10", "20 bytes"},
+        {20240520, 1, UINT32_MAX, 2, 10, 99, FATHOM_FORMAT, "h.bin: count: -1", ""},
+        {20240801, 7, 0x80000000, 4, 0, 99, FATHOM_FORMAT, "h.bin: count: -2147483648", ""},
+        {20240801, 7, 0x40000000, 4, 0, 99, FATHOM_FORMAT, "h.bin: count: 1073741824", ""}, /* 4 count wraps to 0 */
+        {20240520, 1, 0, 2, 0, 99, FATHOM_INVALID_ARGUMENT, "h.bin: ", "no text"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        put_llmc("h.bin", cases[i].magic, cases[i].version, cases[i].count, cases[i].width, cases[i].ids);
+        l = load_foreign("h.bin", cases[i].vocab, false);
+        assert_error(l.status, &l.err, cases[i].code, cases[i].a, cases[i].b);
+    }
+    size_t size;
+    char *good = get_file("a.bin", &size);
+    for (size_t cut = 4; cut < size; cut += cut < 1030 ? 1 : 97) {
+        put_file("h.bin", good, cut);
+        l = load_foreign("h.bin", 1000, false);
+        assert_error(l.status, &l.err, FATHOM_FORMAT, "h.bin: ", cut < 1024 ? "header" : "count");
+    }
+    free(good);
+
+    l = load_foreign("a.bin", 1000, true);
+    assert_error(l.status, &l.err, FATHOM_INVALID_ARGUMENT, "a.bin: ", "has the header");
+    put_file("c.bin", ids, 1999);
+    l = load_foreign("c.bin", 1000, true);
+    assert_error(l.status, &l.err, FATHOM_FORMAT, "c.bin: ", "1999 bytes");
+    put_file("c.bin", ids, 2000);
+    l = load_foreign("c.bin", 999, true);
+    assert_error(l.status, &l.err, FATHOM_FORMAT, "c.bin: token 999: id 999", "");
+    assert_int_equal(mkdir("d", 0777), 0);
+    l = load_foreign("d", 999, true);
+    assert_error(l.status, &l.err, FATHOM_INVALID_ARGUMENT, "d: ", "one by one");
+}
+
+/* A long shard is sampled when it is loaded; the rest is checked where it is read, and names the token by its number in the file. */
+static void ids_are_checked_where_they_are_read(void **state)
+{
+    (void)state;
+    enum { LONG = 1 << 20, HOLE = LONG / 2 + 40000 };
+    fathom_error err;
+    int32_t *ids = calloc(LONG, sizeof *ids), window[64];
+    assert_non_null(ids);
+    for (int i = 0; i < LONG; i++)
+        ids[i] = (i * 7) % 256;
+    assert_ok(shard_write("s.bin", ids, LONG, LONG, 256, &err), &err);
+    const char *path = "s.bin";
+    loaded whole = load(&path, 1, 0.5);
+    assert_ok(whole.status, &whole.err);
+    for (int64_t at = 0; at + 64 <= LONG / 2; at += 4099) {
+        assert_ok(corpus_part_read(&whole.c.train, at, 64, window, &err), &err);
+        assert_memory_equal(window, ids + at, sizeof window);
+        assert_ok(corpus_part_read(&whole.c.heldout, at, 64, window, &err), &err);
+        assert_memory_equal(window, ids + LONG / 2 + at, sizeof window);
+    }
+
+    FILE *f = fopen("s.bin", "r+b");
+    assert_non_null(f);
+    assert_int_equal(fseek(f, HEADER + 2 * HOLE, SEEK_SET), 0);
+    assert_int_equal(fwrite("\0\1", 1, 2, f), 2);
+    assert_int_equal(fclose(f), 0);
+    loaded l = load(&path, 1, 0.5);
+    assert_ok(l.status, &l.err);
+    assert_true(l.c.fingerprint == whole.c.fingerprint); /* nobody looked there: so this test is about the other check */
+    const int64_t at = HOLE - LONG / 2;
+    assert_ok(corpus_part_read(&l.c.heldout, at - 64, 64, window, &err), &err);
+    assert_ok(corpus_part_read(&l.c.heldout, at + 1, 64, window, &err), &err);
+    char name[64];
+    snprintf(name, sizeof name, "s.bin: token %d: id 256:", (int)HOLE);
+    for (int64_t before = 0; before < 64; before += 21)
+        assert_error(corpus_part_read(&l.c.heldout, at - before, 64, window, &err), &err, FATHOM_FORMAT, name, "vocabulary of 256");
+    corpus_free(&l.c);
+    corpus_free(&whole.c);
+
+    /* its first and last tokens are always looked at */
+    static const int ends[] = {0, LONG / 2 - 1, LONG / 2, LONG - 1};
+    for (int i = 0; i < 4; i++) {
+        ids[ends[i]] ^= 1;
+        assert_ok(shard_write("t.bin", ids, LONG, LONG, 256, &err), &err);
+        ids[ends[i]] ^= 1;
+        const char *other = "t.bin";
+        l = load(&other, 1, 0.5);
+        assert_ok(l.status, &l.err);
+        assert_true(l.c.fingerprint != whole.c.fingerprint);
+        corpus_free(&l.c);
+    }
+    free(ids);
+}
+
+/* Text, shards, text: the parts are what the files would be one behind the other. */
+static void text_and_shards_mix(void **state)
+{
+    (void)state;
+    fathom_error err;
+    static const int32_t ids[] = {'s', 'h', 'a', 'r', 'd', '1', '2', '3'};
+    put_text("a", "abcdefgh");
+    put_text("b", "0123");
+    put_text("c", "ABCDEFGH");
+    assert_ok(shard_write("s.bin", ids, 8, 8, 256, &err), &err);
+    loaded l = load((const char *const[]){"a", "b", "s.bin", "s.bin", "c"}, 5, 0.25);
+    assert_ok(l.status, &l.err);
+    assert_part(&l.c.train, "abcdef012shard1shard1ABCDEF", 27);
+    assert_part(&l.c.heldout, "gh32323GH", 9);
+    assert_int_equal(l.c.bytes, 36);
+    int32_t read[27];
+    assert_ok(corpus_part_read(&l.c.train, 7, 18, read, &err), &err); /* across all of them */
+    for (int i = 0; i < 18; i++)
+        assert_int_equal(read[i], "12shard1shard1ABCD"[i]);
+    corpus_free(&l.c);
+}
+
 /* What makes a shard is its name and its magic; in a folder of text it has no business. */
 static void other_bin_files_are_text(void **state)
 {
@@ -468,6 +644,9 @@ int main(void)
         temp_test(wide_shards_are_written),
         temp_test(four_byte_ids_are_read),
         temp_test(hostile_shards_are_refused),
+        temp_test(shards_of_other_programs_are_read),
+        temp_test(ids_are_checked_where_they_are_read),
+        temp_test(text_and_shards_mix),
         temp_test(other_bin_files_are_text),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
