@@ -34,7 +34,7 @@ static fathom_status check_specials(const option_list *specials, fathom_error *e
         const char *text = specials->items[i];
         const size_t bytes = strlen(text);
         if (utf8_valid(text, bytes) != bytes)
-            return status_fail(err, FATHOM_INVALID_ARGUMENT, "--special: %s: not valid UTF-8", text);
+            return status_fail(err, FATHOM_INVALID_ARGUMENT, "--special: value %zu: not valid UTF-8", i + 1);
         if (bytes <= utf8_length((unsigned char)text[0]))
             return status_fail(err, FATHOM_INVALID_ARGUMENT, "--special: \"%s\": must have two characters or more", text);
         for (size_t j = 0; j < i; j++)
