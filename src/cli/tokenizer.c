@@ -117,7 +117,7 @@ static fathom_status run(tokenizer_command *c, tokenizer_result *r, fathom_error
         status = bpe_train(&in, &learnt, err);
     }
     if (status == FATHOM_OK) {
-        const tokenizer_parts parts = {c->pattern, learnt.merges, learnt.count, c->specials.items, c->specials.count};
+        const trained_tokenizer parts = {c->pattern, learnt.merges, learnt.count, c->specials.items, c->specials.count};
         status = tokenizer_write(c->out, &parts, err);
     }
     r->merges = learnt.count;

@@ -30,7 +30,7 @@ static fathom_status append(spellings *s, int32_t token, fathom_error *err)
     return text_buffer_add(&s->text, s->text.data + begin, bytes, err);
 }
 
-static fathom_status spell_all(spellings *s, const tokenizer_parts *p, fathom_error *err)
+static fathom_status spell_all(spellings *s, const trained_tokenizer *p, fathom_error *err)
 {
     for (int byte = 0; byte < BYTES; byte++) {
         char utf8[4];
@@ -65,7 +65,8 @@ static json_t *pre_tokenizer(piece_pattern pattern)
                      split_pattern_llama3, "behavior", "Isolated", "invert", 0, byte_level(false));
 }
 
-static fathom_status make_vocabulary(json_t *vocab, json_t *merges, const spellings *s, const tokenizer_parts *p, const char *path, fathom_error *err)
+static fathom_status make_vocabulary(json_t *vocab, json_t *merges, const spellings *s, const trained_tokenizer *p, const char *path,
+                                     fathom_error *err)
 {
     for (int64_t id = 0; id < BYTES + p->merge_count; id++)
         if (json_object_set_new(vocab, spelling(s, id), json_integer(id)) != 0)
@@ -76,7 +77,7 @@ static fathom_status make_vocabulary(json_t *vocab, json_t *merges, const spelli
     return FATHOM_OK;
 }
 
-static fathom_status make_added(json_t *added, const json_t *vocab, const tokenizer_parts *p, const char *path, fathom_error *err)
+static fathom_status make_added(json_t *added, const json_t *vocab, const trained_tokenizer *p, const char *path, fathom_error *err)
 {
     for (size_t i = 0; i < p->special_count; i++) {
         const char *text = p->specials[i];
@@ -93,7 +94,7 @@ static fathom_status make_added(json_t *added, const json_t *vocab, const tokeni
     return FATHOM_OK;
 }
 
-fathom_status tokenizer_write(const char *path, const tokenizer_parts *p, fathom_error *err)
+fathom_status tokenizer_write(const char *path, const trained_tokenizer *p, fathom_error *err)
 {
     spellings s = {.offset = calloc((size_t)(BYTES + p->merge_count + 1), sizeof *s.offset)};
     json_t *vocab = json_object(), *merges = json_array(), *added = json_array();
