@@ -7,17 +7,15 @@
  */
 #include "text/corpus.h"
 
-#include <dirent.h>
-#include <errno.h>
 #include <math.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "base/file.h"
+#include "text/files.h"
 
-enum { SNIFFED_BYTES = 8192, MAGIC_BYTES = 8, HEADER_BYTES = 40, SHARD_VERSION = 1 };
+enum { MAGIC_BYTES = 8, HEADER_BYTES = 40, SHARD_VERSION = 1 };
 
 static const char MAGIC[MAGIC_BYTES + 1] = "FATHOMTK";
 
@@ -150,8 +148,7 @@ static fathom_status add_file(builder *b, const char *path, bool outright, fatho
 {
     file_map map;
     TRY(file_map_open(path, &map, err));
-    const size_t sniffed = map.size < SNIFFED_BYTES ? map.size : SNIFFED_BYTES;
-    const bool skipped = !outright && sniffed > 0 && memchr(map.data, 0, sniffed);
+    const bool skipped = !outright && !file_is_text(&map);
     fathom_status status = FATHOM_OK;
     if (!skipped)
         status = outright && is_shard(&map, path) ? add_shard(b, &map, path, err) : add_text(b, &map, path, err);
@@ -161,96 +158,12 @@ static fathom_status add_file(builder *b, const char *path, bool outright, fatho
     return status;
 }
 
-typedef struct path_list {
-    char **items;
-    size_t count, capacity;
-} path_list;
-
-/* Takes the path, which may be NULL: out of memory. */
-static fathom_status path_list_add(path_list *list, char *path, fathom_error *err)
-{
-    if (path && list->count == list->capacity) {
-        const size_t capacity = list->capacity ? list->capacity * 2 : 16;
-        char **items = realloc(list->items, capacity * sizeof *items);
-        if (items) {
-            list->items = items;
-            list->capacity = capacity;
-        }
-    }
-    if (!path || list->count == list->capacity) {
-        free(path);
-        return status_fail(err, FATHOM_OUT_OF_MEMORY, "list of files: out of memory");
-    }
-    list->items[list->count++] = path;
-    return FATHOM_OK;
-}
-
-static void path_list_free(path_list *list)
-{
-    for (size_t i = 0; i < list->count; i++)
-        free(list->items[i]);
-    free(list->items);
-}
-
-static fathom_status list_entry(builder *b, char *path, path_list *folders, path_list *files, fathom_error *err)
-{
-    struct stat st;
-    if (!path || lstat(path, &st) != 0) {
-        const fathom_status status = path ? status_fail(err, FATHOM_IO, "%s: %s", path, strerror(errno))
-                                          : status_fail(err, FATHOM_OUT_OF_MEMORY, "list of files: out of memory");
-        free(path);
-        return status;
-    }
-    if (S_ISDIR(st.st_mode))
-        return path_list_add(folders, path, err);
-    /* a link to a folder could lead back up: following only links to files makes the walk end */
-    if (S_ISREG(st.st_mode) || (S_ISLNK(st.st_mode) && !path_is_folder(path)))
-        return path_list_add(files, path, err);
-    if (!S_ISLNK(st.st_mode))
-        b->out->files_skipped++;
-    free(path);
-    return FATHOM_OK;
-}
-
-/* One folder's entries, without those of the folders in it. */
-static fathom_status list_folder(builder *b, const char *folder, path_list *folders, path_list *files,
-                                 fathom_error *err)
-{
-    DIR *dir = opendir(folder);
-    if (!dir)
-        return status_fail(err, FATHOM_IO, "%s: %s", folder, strerror(errno));
-    fathom_status status = FATHOM_OK;
-    while (status == FATHOM_OK) {
-        errno = 0;
-        const struct dirent *entry = readdir(dir);
-        if (!entry) {
-            if (errno)
-                status = status_fail(err, FATHOM_IO, "%s: %s", folder, strerror(errno));
-            break;
-        }
-        if (entry->d_name[0] != '.')
-            status = list_entry(b, path_join(folder, entry->d_name), folders, files, err);
-    }
-    closedir(dir);
-    return status;
-}
-
-static int by_path(const void *a, const void *b)
-{
-    return strcmp(*(char *const *)a, *(char *const *)b);
-}
-
 static fathom_status add_folder(builder *b, const char *path, fathom_error *err)
 {
-    path_list folders = {0}, files = {0};
-    fathom_status status = path_list_add(&folders, strdup(path), err);
-    for (size_t i = 0; status == FATHOM_OK && i < folders.count; i++)
-        status = list_folder(b, folders.items[i], &folders, &files, err);
-    if (files.count > 0)
-        qsort(files.items, files.count, sizeof *files.items, by_path);
+    path_list files = {0};
+    fathom_status status = folder_files(path, &files, &b->out->files_skipped, err);
     for (size_t i = 0; status == FATHOM_OK && i < files.count; i++)
         status = add_file(b, files.items[i], false, err);
-    path_list_free(&folders);
     path_list_free(&files);
     return status;
 }
