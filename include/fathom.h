@@ -182,8 +182,9 @@ typedef struct fathom_trace_stage {
     const float *weights;    /* [count] the gate's value of each, by which its update is multiplied */
 } fathom_trace_stage;
 
-/* Runs count tokens (1 or more) through a routed model in windows of max_tokens, each on its own, and keeps what was decided, as `fathom
- * inspect` shows it. *out is the caller's: fathom_trace_free. It does not change and needs the model no longer. A plain model is refused. */
+/* Runs count tokens (1 or more) through a routed model in windows of max_tokens, each on its own, and keeps what was decided, as
+ * `fathom inspect` shows it. A plain model is refused. *out is the caller's: fathom_trace_free. It does not change and needs the model
+ * no longer. */
 FATHOM_API fathom_status fathom_trace_new(const fathom_model *model, const int32_t *ids, size_t count, fathom_routing routing,
                                           fathom_trace **out, fathom_error *err);
 FATHOM_API void fathom_trace_free(fathom_trace *trace); /* NULL is fine */

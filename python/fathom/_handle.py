@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import threading
 import weakref
+from typing import Any, Callable
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from .errors import InvalidArgumentError
 class Handle:
     """`with handle as pointer:` around every use. pointer is filled by the call that makes the object; parent outlives it."""
 
-    def __init__(self, kind: str, free, parent: Handle | None = None):
+    def __init__(self, kind: str, free: Callable[[ctypes.c_void_p], Any], parent: Handle | None = None):
         self._kind, self._free, self._parent = kind, free, None
         self._lock = threading.RLock()  # a finaliser may run inside any statement
         self._uses, self.closed = 1, False
@@ -33,7 +34,7 @@ class Handle:
             self._uses += 1
         return self.pointer
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         with self._lock:
             self._uses -= 1
             last = self._uses == 0
@@ -51,7 +52,7 @@ class Handle:
     def __del__(self) -> None:
         self.close()
 
-    def view(self, address: int | None, kind, count: int) -> np.ndarray:
+    def view(self, address: int | None, kind: Any, count: int) -> np.ndarray:
         """A read-only array [count] on the library's memory, which stays as long as any array made from it."""
         if count == 0:
             return np.empty(0, kind)

@@ -10,6 +10,7 @@ import pathlib
 import re
 import signal
 from ctypes import c_double, c_float, c_int, c_int32, c_int64, c_size_t, c_uint64, c_void_p
+from typing import Any, Callable
 
 from .errors import error_of
 
@@ -51,7 +52,8 @@ const char *fathom_version(void);
 fathom_status fathom_model_load(const char *dir, int threads, fathom_model **out, fathom_error *err);
 void fathom_model_free(fathom_model *model);
 fathom_model_info fathom_model_describe(const fathom_model *model);
-fathom_status fathom_encode(const fathom_model *model, const char *text, size_t bytes, int32_t *ids, size_t capacity, size_t *count, fathom_error *err);
+fathom_status fathom_encode(const fathom_model *model, const char *text, size_t bytes, int32_t *ids, size_t capacity, size_t *count,
+    fathom_error *err);
 const char *fathom_token_text(const fathom_model *model, int32_t id, size_t *bytes);
 fathom_status fathom_session_new(const fathom_model *model, int64_t max_tokens, fathom_session **out, fathom_error *err);
 void fathom_session_free(fathom_session *session);
@@ -63,13 +65,17 @@ int64_t fathom_session_length(const fathom_session *session);
 int64_t fathom_session_kv_bytes(const fathom_session *session);
 double fathom_session_routed_fraction(const fathom_session *session);
 fathom_generate_options fathom_generate_defaults(void);
-fathom_status fathom_generation_new(const fathom_model *model, const char *prompt, size_t prompt_bytes, const fathom_generate_options *options, fathom_generation **out, fathom_error *err);
+fathom_status fathom_generation_new(const fathom_model *model, const char *prompt, size_t prompt_bytes, const
+    fathom_generate_options *options, fathom_generation **out, fathom_error *err);
 void fathom_generation_free(fathom_generation *generation);
 fathom_status fathom_generation_next(fathom_generation *generation, const char **text, size_t *bytes, fathom_error *err);
 fathom_generate_stats fathom_generation_stats(const fathom_generation *generation);
-fathom_status fathom_logits(const fathom_model *model, const int32_t *ids, size_t count, fathom_routing routing, float *logits, fathom_error *err);
-fathom_status fathom_loss(const fathom_model *model, const int32_t *ids, size_t count, fathom_routing routing, fathom_loss_result *out, fathom_error *err);
-fathom_status fathom_trace_new(const fathom_model *model, const int32_t *ids, size_t count, fathom_routing routing, fathom_trace **out, fathom_error *err);
+fathom_status fathom_logits(const fathom_model *model, const int32_t *ids, size_t count, fathom_routing routing, float *logits,
+    fathom_error *err);
+fathom_status fathom_loss(const fathom_model *model, const int32_t *ids, size_t count, fathom_routing routing, fathom_loss_result
+    *out, fathom_error *err);
+fathom_status fathom_trace_new(const fathom_model *model, const int32_t *ids, size_t count, fathom_routing routing, fathom_trace
+    **out, fathom_error *err);
 void fathom_trace_free(fathom_trace *trace);
 int64_t fathom_trace_stages(const fathom_trace *trace);
 fathom_status fathom_trace_get(const fathom_trace *trace, int64_t stage, fathom_trace_stage *out, fathom_error *err);
@@ -81,7 +87,8 @@ TOKENIZER_PROTOTYPES = """
 fathom_status fathom_tokenizer_load(const char *path, fathom_tokenizer **out, fathom_error *err);
 void fathom_tokenizer_free(fathom_tokenizer *tokenizer);
 int64_t fathom_tokenizer_vocab(const fathom_tokenizer *tokenizer);
-fathom_status fathom_tokenizer_encode(const fathom_tokenizer *tokenizer, const char *text, size_t bytes, int special, int32_t *ids, size_t capacity, size_t *count, fathom_error *err);
+fathom_status fathom_tokenizer_encode(const fathom_tokenizer *tokenizer, const char *text, size_t bytes, int special, int32_t *ids,
+    size_t capacity, size_t *count, fathom_error *err);
 const char *fathom_tokenizer_text(const fathom_tokenizer *tokenizer, int32_t id, size_t *bytes);
 const fathom_tokenizer *fathom_model_tokenizer(const fathom_model *model);
 """
@@ -92,14 +99,13 @@ _TYPES = {"void": None, "int": c_int, "int32_t": c_int32, "int64_t": c_int64, "s
           "fathom_status": c_int, "fathom_routing": c_int, **STRUCTURES}
 
 
-def _type(text: str):
+def _type(text: str) -> Any:
     """Of `type name` or `type`; every pointer is a c_void_p."""
     return c_void_p if "*" in text else _TYPES[text.split()[0]]
 
 
 def _declare(loaded: ctypes.CDLL, prototypes: str) -> None:
-    for line in prototypes.strip().splitlines():
-        result, name, parameters = re.fullmatch(r"(.+?)(\w+)\((.*)\);", line).groups()
+    for result, name, parameters in re.findall(r"(\w[\w *]*?)(\w+)\(([^)]*)\);", " ".join(prototypes.split())):
         function = getattr(loaded, name)
         function.restype = _type(result)
         function.argtypes = [] if parameters == "void" else [_type(p) for p in parameters.split(", ")]
@@ -110,7 +116,8 @@ def _open() -> ctypes.CDLL:
     given = os.environ.get("FATHOM_LIBRARY")
     beside = pathlib.Path(__file__).resolve().parent / NAME
     tried = []
-    for place, path in (("FATHOM_LIBRARY", given), (f"beside the package, {beside}", str(beside)), (f"the system's loader, {NAME}", NAME)):
+    for place, path in (("FATHOM_LIBRARY", given), (f"beside the package, {beside}", str(beside)),
+                        (f"the system's loader, {NAME}", NAME)):
         if path is None:
             tried.append(f"{place}: not set")
         elif given and path != given:
@@ -122,8 +129,8 @@ def _open() -> ctypes.CDLL:
                 return ctypes.CDLL(path)
             except OSError as error:
                 tried.append(f"{place}: {error}")
-    raise ImportError("the fathom library cannot be loaded (" + "; ".join(tried) + "). `make` builds it: FATHOM_LIBRARY=build/libfathom.so; "
-                      "`make install` installs it")
+    raise ImportError("the fathom library cannot be loaded (" + "; ".join(tried) + "). `make` builds it: "
+                      "FATHOM_LIBRARY=build/libfathom.so; `make install` installs it")
 
 
 library = _open()
@@ -148,9 +155,9 @@ for _number in _SYNCHRONOUS:
     _libc.sigdelset(_held, c_int(_number))
 
 
-def call(function, *arguments) -> None:
-    """function(*arguments, &error); raises what it says. No signal handler runs on this thread's stack meanwhile, nor ever on those of the
-    OpenMP threads that are started meanwhile: fathom.h says why."""
+def call(function: Callable[..., int], *arguments: Any) -> None:
+    """function(*arguments, &error); raises what it says. No signal handler runs on this thread's stack meanwhile, nor ever on those of
+    the OpenMP threads that are started meanwhile: fathom.h says why."""
     error = CError()
     before = _SignalSet()
     _libc.pthread_sigmask(signal.SIG_BLOCK, None, before)

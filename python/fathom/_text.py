@@ -3,9 +3,10 @@ from __future__ import annotations
 
 import ctypes
 import os
-from typing import Sequence, Union
+from typing import Any, Callable, Sequence, Union
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ._library import ROUTINGS, call
 from .errors import InvalidArgumentError
@@ -13,7 +14,7 @@ from .errors import InvalidArgumentError
 Ids = Union[Sequence[int], np.ndarray]
 
 
-def ids_array(ids: Ids) -> np.ndarray:
+def ids_array(ids: Ids) -> NDArray[np.int32]:
     """int32 [n], contiguous; the very array where it is one already."""
     array = np.asarray(ids)
     if array.size == 0:
@@ -28,7 +29,7 @@ def ids_array(ids: Ids) -> np.ndarray:
     return np.ascontiguousarray(array, np.int32)
 
 
-def encode(function, text: str | bytes) -> np.ndarray:
+def encode(function: Callable[..., int], text: str | bytes) -> NDArray[np.int32]:
     """function(text, bytes, ids, capacity, &count, &error): int32 [n]."""
     data = text.encode() if isinstance(text, str) else bytes(text)
     capacity, count = len(data) + 16, ctypes.c_size_t()
@@ -44,7 +45,7 @@ def encode(function, text: str | bytes) -> np.ndarray:
             return ids[:count.value]
 
 
-def decode(function, ids: Ids, vocab: int) -> bytes:
+def decode(function: Callable[..., Any], ids: Ids, vocab: int) -> bytes:
     """function(id, &bytes): the text of ids below vocab; what has no text, as padding of the embedding, adds none."""
     size, parts = ctypes.c_size_t(), []
     for i, token in enumerate(ids_array(ids).tolist()):
@@ -55,7 +56,7 @@ def decode(function, ids: Ids, vocab: int) -> bytes:
     return b"".join(parts)
 
 
-def path_bytes(path: str | os.PathLike) -> bytes:
+def path_bytes(path: str | os.PathLike[str]) -> bytes:
     data = os.fsencode(path)
     if b"\0" in data:
         raise InvalidArgumentError(f"{path!r}: a path has no NUL")

@@ -48,8 +48,8 @@ class UnsupportedError(Error, NotImplementedError):
     code = Status.UNSUPPORTED
 
 
-_KINDS = {kind.code: kind for kind in (InvalidArgumentError, NotFoundError, InputOutputError, FormatError, OutOfMemoryError,
-                                       UnsupportedError)}
+_KINDS: dict[int, type[Error]] = {kind.code: kind for kind in (InvalidArgumentError, NotFoundError, InputOutputError, FormatError,
+                                                               OutOfMemoryError, UnsupportedError)}
 
 
 def error_of(code: int, message: str) -> Error:

@@ -22,8 +22,9 @@ class GenerationStats(NamedTuple):
 
 
 class Generation(Iterator[str]):
-    """An iterator of pieces of text; Model.generate makes one. Nothing is computed before a piece is asked for, and no more than that piece
-    needs, so leaving a loop early costs nothing more. close(), `with`, the end, an exception or forgetting the object give the memory back."""
+    """An iterator of pieces of text; Model.generate makes one. Nothing is computed before a piece is asked for, and no more than that
+    piece needs, so leaving a loop early costs nothing more. close(), `with`, the end, an exception or forgetting the object give the
+    memory back."""
 
     def __init__(self, model: Handle, prompt: bytes, options: CGenerateOptions):
         self._options = options  # the library borrows it
@@ -68,5 +69,5 @@ class Generation(Iterator[str]):
     def __enter__(self) -> Generation:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

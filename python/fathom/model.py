@@ -6,6 +6,7 @@ import os
 from typing import NamedTuple, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ._handle import Handle
 from ._library import HAS_TOKENIZERS, CGenerateOptions, CLossResult, CTraceStage, call, library
@@ -39,16 +40,17 @@ class RoutedLayer(NamedTuple):
 
     layer: int  # from 0
     unit: str  # "attn" or "mlp" where these are routed apart, else ""
-    selected: np.ndarray  # int64: indices of the tokens that went through, ascending
-    weights: np.ndarray  # float32: the gate's value of each, by which its update is multiplied
+    selected: NDArray[np.int64]  # indices of the tokens that went through, ascending
+    weights: NDArray[np.float32]  # the gate's value of each, by which its update is multiplied
 
 
 class Trace(NamedTuple):
-    """What was routed. Arrays are read-only views of memory that stays as long as they do; nothing overwrites it."""
+    """What was routed. tokens is the array that was given where it was int32; the others are read-only views of memory that stays as
+    long as they do, and nothing overwrites it."""
 
     routing: str
-    tokens: np.ndarray  # int32 [T]
-    loss: np.ndarray  # float32 [T]: nats of each token given those before it in its window; NaN for the first of a window
+    tokens: NDArray[np.int32]  # [T]
+    loss: NDArray[np.float32]  # [T] nats of each token given those before it in its window; NaN for the first of a window
     layers: tuple[RoutedLayer, ...]  # in order of depth
 
 
@@ -66,7 +68,7 @@ class Model:
         self.info = ModelInfo(*(getattr(described, name) for name in ModelInfo._fields))
 
     @classmethod
-    def load(cls, directory: str | os.PathLike, threads: int = 0) -> Model:
+    def load(cls, directory: str | os.PathLike[str], threads: int = 0) -> Model:
         """config.json, model.safetensors and tokenizer.json of a directory. threads: of the whole process, 0 = all processors.
         Raises NotFoundError, FormatError, UnsupportedError, OutOfMemoryError."""
         handle = Handle("model", library.fathom_model_free)
@@ -92,7 +94,7 @@ class Model:
         with self._handle as m:
             return decode(lambda *rest: library.fathom_token_text(m, *rest), ids, self.info.vocab).decode("utf-8", "replace")
 
-    def logits(self, ids: Ids | str | bytes, routing: str = "causal") -> np.ndarray:
+    def logits(self, ids: Ids | str | bytes, routing: str = "causal") -> NDArray[np.float32]:
         """float32 [T, V], the caller's own: after each of T tokens (1 to info.max_tokens) of one sequence."""
         array, code = self._ids(ids), routing_code(routing)
         # more tokens than the model takes are refused before a row is written
@@ -103,16 +105,16 @@ class Model:
         return out
 
     def loss(self, ids: Ids | str | bytes, routing: str = "causal") -> Loss:
-        """Mean cross-entropy in nats of tokens 1 to n - 1 given those before them, in windows of T = min(n - 1, info.max_tokens) tokens: what
-        `fathom eval --seq-len T` reports."""
+        """Mean cross-entropy in nats of tokens 1 to n - 1 given those before them, in windows of T = min(n - 1, info.max_tokens) tokens:
+        what `fathom eval --seq-len T` reports."""
         array, code, result = self._ids(ids), routing_code(routing), CLossResult()
         with self._handle as m:
             call(library.fathom_loss, m, array.ctypes.data, array.size, code, ctypes.byref(result))
         return Loss(result.loss, result.predictions, result.routed_fraction)
 
     def route(self, ids: Ids | str | bytes, routing: str = "causal") -> Trace:
-        """Which tokens went through which routed block, with which weight, in windows of info.max_tokens: what `fathom inspect --json` prints.
-        InvalidArgumentError for a plain model."""
+        """Which tokens went through which routed block, with which weight, in windows of info.max_tokens: what `fathom inspect --json`
+        prints. InvalidArgumentError for a plain model."""
         array, code = self._ids(ids), routing_code(routing)
         trace = Handle("trace", library.fathom_trace_free)
         with self._handle as m:
@@ -139,9 +141,9 @@ class Model:
         if any(b"\0" in text for text in texts):
             raise InvalidArgumentError("stop: a stop text has no NUL")
         options = CGenerateOptions(
-            max_tokens=integer("max_tokens", max_tokens, 1, 2**63 - 1), temperature=temperature, top_k=integer("top_k", top_k, 0, 2**31 - 1),
-            top_p=top_p, min_p=min_p, seed=integer("seed", seed, 0, 2**64 - 1), stop=(ctypes.c_char_p * len(texts))(*texts),
-            stop_count=len(texts), budget=budget)
+            max_tokens=integer("max_tokens", max_tokens, 1, 2**63 - 1), temperature=temperature,
+            top_k=integer("top_k", top_k, 0, 2**31 - 1), top_p=top_p, min_p=min_p, seed=integer("seed", seed, 0, 2**64 - 1),
+            stop=(ctypes.c_char_p * len(texts))(*texts), stop_count=len(texts), budget=budget)
         return Generation(self._handle, prompt.encode() if isinstance(prompt, str) else bytes(prompt), options)
 
     def session(self, max_tokens: int = 0, budget: float = 0.0) -> Session:
@@ -155,12 +157,12 @@ class Model:
     def __enter__(self) -> Model:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _encode(self, text: str | bytes) -> np.ndarray:
+    def _encode(self, text: str | bytes) -> NDArray[np.int32]:
         with self._handle as m:
             return encode(lambda *rest: library.fathom_encode(m, *rest), text)
 
-    def _ids(self, ids: Ids | str | bytes) -> np.ndarray:
+    def _ids(self, ids: Ids | str | bytes) -> NDArray[np.int32]:
         return self._encode(ids) if isinstance(ids, (str, bytes)) else ids_array(ids)

@@ -5,6 +5,7 @@ import ctypes
 import threading
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ._handle import Handle
 from ._library import call, library
@@ -29,11 +30,11 @@ class Session:
         with self._lock, self._handle as s:
             call(library.fathom_session_append, s, array.ctypes.data, array.size)
 
-    def logits(self) -> np.ndarray:
+    def logits(self) -> NDArray[np.float32]:
         """float32 [V] after the last token; InvalidArgumentError before any.
 
-        Borrowed: a read-only view of the session's own memory, which the next append() overwrites; copy() to keep it. The memory itself
-        stays as long as the array does, also after close().
+        Borrowed: a read-only view of the session's own memory, which the next append() overwrites; copy() to keep it. The memory
+        itself stays as long as the array does, also after close().
         """
         with self._lock, self._handle as s:
             address = library.fathom_session_logits(s)
@@ -47,7 +48,8 @@ class Session:
             library.fathom_session_reset(s)
 
     def set_budget(self, budget: float) -> None:
-        """Routed blocks take this mean share of the tokens from now on, where `fathom calibrate` has prepared the model; 0: its own rule."""
+        """Routed blocks take this mean share of the tokens from now on, where `fathom calibrate` has prepared the model; 0: the model's
+        own rule."""
         with self._lock, self._handle as s:
             call(library.fathom_session_set_budget, s, budget)
 
@@ -75,5 +77,5 @@ class Session:
     def __enter__(self) -> Session:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

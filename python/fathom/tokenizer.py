@@ -17,7 +17,7 @@ class Tokenizer:
         self._handle = handle
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> Tokenizer:
+    def load(cls, path: str | os.PathLike[str]) -> Tokenizer:
         """path: a tokenizer.json, or a folder that holds one. Raises NotFoundError, FormatError, UnsupportedError."""
         if not HAS_TOKENIZERS:
             raise UnsupportedError("this build of the fathom library has no tokenizers by themselves (fathom_tokenizer_load is missing)")
@@ -48,5 +48,5 @@ class Tokenizer:
     def __enter__(self) -> Tokenizer:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

@@ -1,6 +1,8 @@
 """The package against the header, the command line and itself: run by test_python.sh in a folder with run/, both/, plain/ and text.txt."""
+import contextlib
 import ctypes
 import gc
+import io
 import json
 import os
 import pathlib
@@ -17,7 +19,7 @@ import traceback
 import numpy as np
 
 import fathom
-from fathom import _handle, _library
+from fathom import _handle, _library, _text
 
 ROOT = pathlib.Path(os.environ["FATHOM_ROOT"])
 COMMAND = os.environ["FATHOM_BUILD"] + "/fathom"
@@ -160,6 +162,19 @@ def test_encode_and_decode():
     raises(fathom.InvalidArgumentError, str(2**32 + 65), MODEL.decode, [2**32 + 65])
     raises(TypeError, "float64", MODEL.decode, [1.0])
     raises(TypeError, "2 of", MODEL.decode, [[1]])
+
+
+def test_more_ids_than_bytes():
+    """No tokenizer of ours does that; a file may."""
+    def function(data, size, ids, capacity, count, error):
+        count._obj.value = 100
+        if capacity < 100:
+            error._obj.code, error._obj.message = fathom.Status.INVALID_ARGUMENT, b"too few"
+            return int(fathom.Status.INVALID_ARGUMENT)
+        ctypes.memset(ids, 1, 400)
+        return 0
+
+    assert _text.encode(function, "ab").tolist() == [0x01010101] * 100
 
 
 def test_tokenizer():
@@ -475,9 +490,11 @@ def test_the_pages_examples_run():
     page = (ROOT / "docs/python.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", page, re.S)
     assert len(blocks) >= 3
-    names = {}
-    for block in blocks:
-        exec(compile(block, "docs/python.md", "exec"), names)
+    names, said = {}, io.StringIO()
+    with contextlib.redirect_stdout(said):
+        for block in blocks:
+            exec(compile(block, "docs/python.md", "exec"), names)
+    assert "2 of 4 blocks routed" in said.getvalue() and "bytes of keys and values" in said.getvalue()
 
 
 MODEL, PLAIN = fathom.Model.load("run"), fathom.Model.load("plain")
