@@ -63,6 +63,8 @@ FATHOM_API const char *fathom_version(void);
 
 typedef struct fathom_model fathom_model;
 typedef struct fathom_session fathom_session;
+typedef struct fathom_generation fathom_generation;
+typedef struct fathom_trace fathom_trace;
 
 typedef struct fathom_model_info {
     int64_t vocab, dim, layers, heads, kv_heads, ffn;
@@ -132,6 +134,65 @@ FATHOM_API fathom_generate_options fathom_generate_defaults(void);
 FATHOM_API fathom_status fathom_generate(const fathom_model *model, const char *prompt, size_t prompt_bytes,
                                          const fathom_generate_options *options, fathom_text_callback callback,
                                          void *user, fathom_generate_stats *stats, fathom_error *err);
+
+/* The same text, asked for piece by piece: fathom_generate is a loop over these. Belongs to one thread at a time and borrows the model
+ * and the options, stop texts included, until it is freed, which may be before the end. Nothing is computed yet. */
+FATHOM_API fathom_status fathom_generation_new(const fathom_model *model, const char *prompt, size_t prompt_bytes,
+                                               const fathom_generate_options *options, fathom_generation **out,
+                                               fathom_error *err);
+FATHOM_API void fathom_generation_free(fathom_generation *generation); /* NULL is fine */
+/* Computes one token, the first time the prompt too, and gives the text that is certain by now: *bytes may be 0 where what there is may
+ * yet become a character or a stop text. *text is NULL at the end, else borrowed until the next call. */
+FATHOM_API fathom_status fathom_generation_next(fathom_generation *generation, const char **text, size_t *bytes,
+                                                fathom_error *err);
+FATHOM_API fathom_generate_stats fathom_generation_stats(const fathom_generation *generation); /* so far */
+
+/* What follows looks at a given text as a whole. Top-k routing, as in training, sees the whole sequence; causal routing is what
+ * sampling does. A plain model gives the same in both. Ids outside the vocabulary are refused, as are counts that are too small or too
+ * large, with FATHOM_INVALID_ARGUMENT. Each call allocates what it needs and frees it again. */
+typedef enum fathom_routing {
+    FATHOM_CAUSAL,
+    FATHOM_TOPK
+} fathom_routing;
+
+/* The logits after each of count tokens (1 to the model's max_tokens) of one sequence, into logits [count, vocab]. In causal routing
+ * row i is what a session gives after i + 1 tokens, up to the order of additions. */
+FATHOM_API fathom_status fathom_logits(const fathom_model *model, const int32_t *ids, size_t count, fathom_routing routing,
+                                       float *logits, fathom_error *err);
+
+typedef struct fathom_loss_result {
+    double loss;            /* mean over the predictions, nats: perplexity is its exponential */
+    int64_t predictions;    /* count - 1 */
+    double routed_fraction; /* of (token, router) pairs; see fathom_session_routed_fraction */
+} fathom_loss_result;
+
+/* The mean cross-entropy of tokens 1 to count - 1 (count is 2 or more) given those before them, in windows of T = min(count - 1,
+ * max_tokens): window w reads tokens [w T, w T + T), each on its own, and predicts the token after each of them. It is the loss that
+ * `fathom eval --seq-len T` reports for these tokens; a last window that is shorter is filled up with token 0, which is not counted
+ * but takes part in top-k routing. */
+FATHOM_API fathom_status fathom_loss(const fathom_model *model, const int32_t *ids, size_t count, fathom_routing routing,
+                                     fathom_loss_result *out, fathom_error *err);
+
+/* One routed block, or attention or MLP of one; pointers are borrowed from the trace. */
+typedef struct fathom_trace_stage {
+    int64_t layer;           /* from 0 */
+    const char *unit;        /* "attn" or "mlp" where these are routed apart, else "" */
+    int64_t count;           /* tokens that went through */
+    const int64_t *selected; /* [count] their indices, ascending */
+    const float *weights;    /* [count] the gate's value of each, by which its update is multiplied */
+} fathom_trace_stage;
+
+/* Runs count tokens (1 or more) through a routed model in windows of max_tokens, each on its own, and keeps what was decided, as
+ * `fathom inspect` shows it. A plain model is refused. *out is the caller's: fathom_trace_free. It does not change and needs the model
+ * no longer. */
+FATHOM_API fathom_status fathom_trace_new(const fathom_model *model, const int32_t *ids, size_t count, fathom_routing routing,
+                                          fathom_trace **out, fathom_error *err);
+FATHOM_API void fathom_trace_free(fathom_trace *trace); /* NULL is fine */
+/* Number of routed stages, in order of depth. */
+FATHOM_API int64_t fathom_trace_stages(const fathom_trace *trace);
+FATHOM_API fathom_status fathom_trace_get(const fathom_trace *trace, int64_t stage, fathom_trace_stage *out, fathom_error *err);
+/* Nats of each token given those before it in its window [count], borrowed from the trace; NaN for the first of a window. */
+FATHOM_API const float *fathom_trace_losses(const fathom_trace *trace);
 
 #ifdef __cplusplus
 }
