@@ -1,4 +1,4 @@
-/* config.json and generation_config.json as Hugging Face writes them: LlamaForCausalLM for a plain model,
+/* config.json and generation_config.json as Hugging Face writes them: LlamaForCausalLM, or the family's own, for a plain model,
  * FathomForCausalLM with a "mod" object for an MoD one (docs/formats.md lists every field). */
 #ifndef FATHOM_FORMAT_HF_CONFIG_H
 #define FATHOM_FORMAT_HF_CONFIG_H
