@@ -347,6 +347,18 @@ static int put_token_ids(json_t *o, const model_config *c)
     return failed | json_object_set_new(o, "pad_token_id", json_null());
 }
 
+static json_t *dtype_json(weight_type stored)
+{
+    return json_string(stored == WEIGHT_BF16 ? "bfloat16" : "float32");
+}
+
+static int put_quantization(json_t *o, weight_type stored)
+{
+    if (stored != WEIGHT_Q8)
+        return 0;
+    return json_object_set_new(o, "quantization_config", json_pack("{s:s, s:i, s:s}", "quant_method", Q8_METHOD, "bits", 8, "scale", "row"));
+}
+
 static int put_plain(json_t *o, const model_config *c, weight_type stored)
 {
     const bool ours = c->mod.router != MOD_ROUTER_NONE || c->experts.count > 0;
@@ -373,11 +385,8 @@ static int put_plain(json_t *o, const model_config *c, weight_type stored)
         failed |= json_object_set_new(o, "sliding_window", json_null());
     }
     failed |= json_object_set_new(o, "initializer_range", json_float((float)(1 / sqrt((double)c->dim))));
-    failed |= json_object_set_new(o, "torch_dtype", json_string(stored == WEIGHT_BF16 ? "bfloat16" : "float32"));
-    if (stored == WEIGHT_Q8)
-        failed |= json_object_set_new(o, "quantization_config", json_pack("{s:s, s:i, s:s}", "quant_method", Q8_METHOD,
-                                                                          "bits", 8, "scale", "row"));
-    return failed | put_token_ids(o, c);
+    failed |= json_object_set_new(o, "torch_dtype", dtype_json(stored));
+    return failed | put_quantization(o, stored) | put_token_ids(o, c);
 }
 
 static int put_per_layer(json_t *mod, const model_config *c)
@@ -480,6 +489,18 @@ fathom_status hf_config_write(const char *path, const model_config *c, weight_ty
     if (c->experts.count > 0)
         failed |= put_experts(root, c);
     return finish(path, root, failed, err);
+}
+
+fathom_status hf_config_copy(const char *from, const char *to, weight_type stored, fathom_error *err)
+{
+    json_t *root;
+    TRY(json_file_read(from, MAX_FILE_SIZE, &root, err));
+    const bool newer = json_object_get(root, "dtype"), older = json_object_get(root, "torch_dtype") || !newer;
+    int failed = older ? json_object_set_new(root, "torch_dtype", dtype_json(stored)) : 0;
+    if (newer)
+        failed |= json_object_set_new(root, "dtype", dtype_json(stored));
+    json_object_del(root, "quantization_config");
+    return finish(to, root, failed | put_quantization(root, stored), err);
 }
 
 fathom_status hf_generation_config_write(const char *path, const model_config *c, fathom_error *err)

@@ -18,14 +18,14 @@ static fathom_status refuse_unknown(const json_fields *rope, fathom_error *err)
 {
     static const char *const known[] = {"rope_type", "type", "rope_theta", "factor", "low_freq_factor", "high_freq_factor",
                                         "original_max_position_embeddings"};
-    void *object = (void *)rope->object; /* jansson's iterators take no const */
-    for (void *at = json_object_iter(object); at; at = json_object_iter_next(object, at)) {
-        const char *name = json_object_iter_key(at);
+    const char *name;
+    const json_t *value;
+    json_object_foreach((json_t *)rope->object, name, value) {
         size_t i = 0;
         while (i < sizeof known / sizeof *known && strcmp(name, known[i]) != 0)
             i++;
-        if (i == sizeof known / sizeof *known && json_field_has(rope, name))
-            return json_field_refuse(rope, name, FATHOM_UNSUPPORTED, "not supported", err);
+        if (i == sizeof known / sizeof *known && !json_is_null(value))
+            return json_value_refuse(rope, name, value, FATHOM_UNSUPPORTED, "not supported", err);
     }
     return FATHOM_OK;
 }
