@@ -73,7 +73,8 @@ typedef struct fathom_model_info {
     int64_t routed_layers; /* 0 for a plain model */
 } fathom_model_info;
 
-/* Loads the model directory dir (config.json, model.safetensors, tokenizer.json). threads: 0 = all processors.
+/* Loads the model directory dir (config.json, model.safetensors or the files that its index names, tokenizer.json). Without a
+ * tokenizer.json that is read here only token ids serve: what takes text fails. threads: 0 = all processors.
  * On success *out is owned by the caller: fathom_model_free. */
 FATHOM_API fathom_status fathom_model_load(const char *dir, int threads, fathom_model **out, fathom_error *err);
 FATHOM_API void fathom_model_free(fathom_model *model); /* NULL is fine */
@@ -83,7 +84,8 @@ FATHOM_API fathom_model_info fathom_model_describe(const fathom_model *model);
  * fails with FATHOM_INVALID_ARGUMENT and may be repeated with room enough. */
 FATHOM_API fathom_status fathom_encode(const fathom_model *model, const char *text, size_t bytes, int32_t *ids,
                                        size_t capacity, size_t *count, fathom_error *err);
-/* The bytes of one token, borrowed from the model; *bytes is their number. NULL for an id outside the vocabulary. */
+/* The bytes of one token, borrowed from the model; *bytes is their number. NULL for an id outside the vocabulary, and
+ * without a tokenizer. */
 FATHOM_API const char *fathom_token_text(const fathom_model *model, int32_t id, size_t *bytes);
 
 /* A new sequence of at most max_tokens tokens (0 = the model's own maximum). Allocates everything it will need. */

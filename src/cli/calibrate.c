@@ -30,9 +30,12 @@ static fathom_status run(const calibrate_command *c, const char *dir, calibratio
 {
     fathom_model *loaded = NULL;
     corpus data = {0};
+    const tokenizer *tok;
     fathom_status status = fathom_model_load(dir, (int)c->threads, &loaded, err);
     if (status == FATHOM_OK)
-        status = corpus_load(c->data.items, c->data.count, loaded->tok, 0, &data, err);
+        status = session_tokenizer(loaded, &tok, err);
+    if (status == FATHOM_OK)
+        status = corpus_load(c->data.items, c->data.count, tok, 0, &data, err);
     if (status == FATHOM_OK) {
         const calibrate_input in = {.text = &data.train, .tokens = c->tokens, .batch = c->batch, .budgets = default_budgets,
                                     .count = BUDGETS};

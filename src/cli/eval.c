@@ -23,7 +23,9 @@ static fathom_status evaluate(const eval_command *c, const fathom_model *model_h
     if (T < 1 || T > model_handle->m.config.seq_len)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "--seq-len: %lld: the model was made for at most %lld", (long long)T,
                            (long long)model_handle->m.config.seq_len);
-    TRY(corpus_load(c->data.items, c->data.count, model_handle->tok, 0, data, err));
+    const tokenizer *tok;
+    TRY(session_tokenizer(model_handle, &tok, err));
+    TRY(corpus_load(c->data.items, c->data.count, tok, 0, data, err));
     if (data->train.count < 2)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "%s: one token: there is nothing to predict", c->data.items[0]);
     float threshold[MODEL_MAX_STAGES];

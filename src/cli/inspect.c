@@ -280,7 +280,10 @@ static int run(const inspect_command *c, const char *dir, routing r)
     int32_t *ids = NULL;
     int64_t count = 0;
     float threshold[MODEL_MAX_STAGES];
+    const tokenizer *tok;
     fathom_status status = fathom_model_load(dir, (int)c->threads, &loaded, &err);
+    if (status == FATHOM_OK)
+        status = session_tokenizer(loaded, &tok, &err); /* what follows shows text */
     if (status == FATHOM_OK && c->budget != 0)
         status = budget_thresholds(&loaded->m.config, c->budget, threshold, &err);
     if (status == FATHOM_OK)

@@ -202,7 +202,7 @@ static fathom_status start_values(train_command *c, model *m, const corpus *data
     TRY(model_randomize(m, c->options.seed, err));
     if (!c->init || c->resumed)
         return FATHOM_OK;
-    TRY(conversion_load(m, c->init, c->converts, err));
+    TRY(model_read_folder(m, c->init, c->converts, err));
     if (!c->converts)
         return FATHOM_OK;
     TRY(conversion_start_routers(m, &data->train, ROUTER_TOKENS, c->options.batch, &mean, &deviation, err));

@@ -1,4 +1,4 @@
-/* config.json and generation_config.json as Hugging Face writes them: LlamaForCausalLM for a plain model,
+/* config.json and generation_config.json as Hugging Face writes them: LlamaForCausalLM, or the family's own, for a plain model,
  * FathomForCausalLM with a "mod" object for an MoD one (docs/formats.md lists every field). */
 #ifndef FATHOM_FORMAT_HF_CONFIG_H
 #define FATHOM_FORMAT_HF_CONFIG_H
@@ -12,6 +12,8 @@ fathom_status hf_config_read(const char *path, model_config *out, fathom_error *
 /* Every number that the model uses comes back with the same bits; mod's fields of a plain model, and thresholds of
  * plain layers, mean nothing and are not written. stored: how the large matrices are. c must pass model_config_check. */
 fathom_status hf_config_write(const char *path, const model_config *c, weight_type stored, fathom_error *err);
+/* The file `from`, which hf_config_read takes, with nothing changed but how the large matrices are stored. */
+fathom_status hf_config_copy(const char *from, const char *to, weight_type stored, fathom_error *err);
 fathom_status hf_generation_config_write(const char *path, const model_config *c, fathom_error *err);
 
 #endif

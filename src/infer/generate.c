@@ -113,7 +113,9 @@ fathom_generate_options fathom_generate_defaults(void)
 static fathom_status prompt_ids(const fathom_model *model, const char *prompt, size_t bytes, int64_t max_tokens,
                                 int32_t **ids, size_t *count, fathom_error *err)
 {
-    *count = tokenizer_encode(model->tok, prompt, bytes, NULL, 0);
+    const tokenizer *tok;
+    TRY(session_tokenizer(model, &tok, err));
+    *count = tokenizer_encode(tok, prompt, bytes, NULL, 0);
     if (*count == 0)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "prompt: empty: a model continues at least one token");
     if (max_tokens < 1)
@@ -126,7 +128,7 @@ static fathom_status prompt_ids(const fathom_model *model, const char *prompt, s
     *ids = malloc(*count * sizeof **ids);
     if (!*ids)
         return status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
-    tokenizer_encode(model->tok, prompt, bytes, *ids, *count);
+    tokenizer_encode(tok, prompt, bytes, *ids, *count);
     return FATHOM_OK;
 }
 
