@@ -282,8 +282,11 @@ class Block(nn.Module):
 
 def refuse_unknown(c):
     """What these layers do not compute is refused here, by name; the rest is fathom's to check."""
-    if getattr(c, "num_local_experts", 0):
+    if getattr(c, "num_local_experts", None):
         raise NotImplementedError("num_local_experts: mixtures of experts are not supported by fathom_layers.py")
+    method = (getattr(c, "quantization_config", None) or {}).get("quant_method")
+    if method == "fathom-q8":
+        raise NotImplementedError(f"quantization_config.quant_method: {method!r} is read by fathom alone; take the model it was made from")
     for name, known in KINDS.items():
         value = (c.mod or {}).get(name, known[0])
         if value not in known:
