@@ -72,8 +72,8 @@ class FathomForCausalLM(PreTrainedModel, GenerationMixin):
     def _supports_default_dynamic_cache(cls):
         return False
 
-    def prepare_inputs_for_generation(self, *arguments, **keywords):
-        inputs = super().prepare_inputs_for_generation(*arguments, **keywords)
+    def prepare_inputs_for_generation(self, *args, **kwargs):  # generate looks for that last name
+        inputs = super().prepare_inputs_for_generation(*args, **kwargs)
         if inputs.get("routing") not in (None, "causal"):
             raise ValueError(f"routing: {inputs['routing']!r}: generate samples, which needs causal routing")
         return {**inputs, "routing": "causal"}
