@@ -14,8 +14,9 @@ from torch import nn
 
 UNSEEN = 1 << 40  # the column of a key that no query sees
 RNG_ROUTE = 3  # the stream of random numbers that stochastic routing draws from
-KINDS = {"router": ("topk", "stochastic", "token-choice"), "gate": ("raw", "sigmoid", "one"),
-         "causal": ("predictor", "aux", "noise", "choice"), "unit": ("block", "attn", "mlp", "attn+mlp")}
+KINDS = {"mod": {"router": ("topk", "stochastic", "token-choice"), "gate": ("raw", "sigmoid", "one"),
+                 "causal": ("predictor", "aux", "noise", "choice"), "unit": ("block", "attn", "mlp", "attn+mlp")},
+         "experts": {"router": ("token-choice", "expert-choice"), "mode": ("staged", "integrated")}}
 
 
 def wide(x):
@@ -34,6 +35,20 @@ def as_float32(x):
 def whole_tokens(tokens, most):
     """Rounded, half away from zero; at least 1, at most `most`."""
     return max(1, min(most, math.floor(tokens + 0.5)))
+
+
+def places(valid, capacity, per_token=1, experts=1):
+    """[B, 1]: how many of the n tokens of each sequence that are there a block takes, or one of its experts."""
+    counts = valid.sum(1).tolist()
+    return torch.tensor([[whole_tokens(capacity * per_token * n / experts, n) if n else 0] for n in counts], device=valid.device)
+
+
+def largest(r, valid, k):
+    """Where the k [B, 1] largest of r [B, T] are: ties go to the lower index, NaN is below every number."""
+    order = torch.argsort(-r.masked_fill(r.isnan(), -math.inf), dim=1, stable=True)
+    last = (r.isnan().long() + (~valid).long() * 2).gather(1, order)
+    order = order.gather(1, torch.argsort(last, dim=1, stable=True))
+    return torch.zeros_like(valid).scatter(1, order, torch.arange(r.shape[1], device=r.device) < k)
 
 
 def normal_noise(stage, counter, device):
@@ -179,25 +194,11 @@ class Router(nn.Module):
         self.kind, self.causal = mod["router"], mod.get("causal", "predictor")
         self.gate = "one" if self.kind == "stochastic" else mod.get("gate", "raw")
         self.aux_weight = as_float32(mod.get("aux_weight", 0.01))
-        self.stage, self.capacity, self.threshold = stage, as_float32(capacity), as_float32(threshold)
+        self.stage, self.capacity, self.threshold = stage, capacity, as_float32(threshold)
         if self.kind != "stochastic":
             self.router = nn.Linear(c.hidden_size, 1, bias=False)
         if self.causal == "predictor":
             self.predictor = Predictor(c.hidden_size, mod["predictor_hidden"], 1)
-
-    def largest(self, r, valid):
-        """Where the k largest of a sequence's logits are: ties go to the lower index, NaN is below every number."""
-        order = torch.argsort(-r.masked_fill(r.isnan(), -math.inf), dim=1, stable=True)
-        last = (r.isnan().long() + (~valid).long() * 2).gather(1, order)
-        order = order.gather(1, torch.argsort(last, dim=1, stable=True))
-        k = [whole_tokens(self.capacity * n, n) if n else 0 for n in valid.sum(1).tolist()]
-        first = torch.arange(r.shape[1], device=r.device) < torch.tensor(k, device=r.device)[:, None]
-        return torch.zeros_like(valid).scatter(1, order, first)
-
-    def first(self, chosen, valid):
-        """Of those that chose the stage, the first k of each sequence."""
-        k = [whole_tokens(self.capacity * n, n) if n else 0 for n in valid.sum(1).tolist()]
-        return chosen & (chosen.cumsum(1) <= torch.tensor(k, device=chosen.device)[:, None])
 
     def forward(self, x, p):
         everyone, valid = p.rows, p.rows.valid
@@ -210,11 +211,11 @@ class Router(nn.Module):
             member = (rule > self.threshold) & valid
         elif self.kind == "token-choice":
             chosen = (r > self.threshold) & valid
-            member = self.first(chosen, valid)
+            member = chosen & (chosen.cumsum(1) <= places(valid, self.capacity))
             f, c, mean = chosen.sum().to(r.dtype) / valid.sum(), self.capacity, torch.sigmoid(r)[valid].mean()
             p.terms.append((f * mean / c + (1 - f) * (1 - mean) / (1 - c), self.aux_weight))
         else:
-            member = self.largest(r.detach(), valid)
+            member = largest(r.detach(), valid, places(valid, self.capacity))
             if self.causal != "noise":
                 loss = F.binary_cross_entropy_with_logits(rule[valid], member[valid].to(rule.dtype))
                 p.terms.append((loss, self.aux_weight if self.causal == "aux" else 1.0))
@@ -223,6 +224,65 @@ class Router(nn.Module):
             return rows, None
         r = r.gather(1, rows.index)
         return rows, (torch.sigmoid(r) if self.gate == "sigmoid" else r)[..., None]
+
+
+class Expert(nn.Module):
+    def __init__(self, c):
+        super().__init__()
+        self.w1 = nn.Linear(c.hidden_size, c.intermediate_size, bias=False)  # gate
+        self.w2 = nn.Linear(c.intermediate_size, c.hidden_size, bias=False)  # down
+        self.w3 = nn.Linear(c.hidden_size, c.intermediate_size, bias=False)  # up
+
+    def forward(self, y):
+        return self.w2(F.silu(self.w1(y)) * self.w3(y))
+
+
+class Experts(nn.Module):
+    """The MLP as a mixture of experts. capacity: of a layer with no-op experts (integrated mode), else None."""
+
+    def __init__(self, c, capacity):
+        super().__init__()
+        self.count, self.per_token, self.capacity = c.num_local_experts, c.num_experts_per_tok, capacity
+        self.by_expert, self.weight = c.experts["router"] == "expert-choice", as_float32(c.router_aux_loss_coef)
+        self.gate = nn.Linear(c.hidden_size, self.count, bias=False)
+        self.experts = nn.ModuleList(Expert(c) for _ in range(self.count))
+
+    def choose_tokens(self, prob, logit, valid, p):
+        if p.routing == "causal":
+            return (logit > 0) & valid[..., None]
+        k = places(valid, 1 if self.capacity is None else self.capacity, self.per_token, self.count)
+        member = torch.stack([largest(prob[..., e].detach(), valid, k) for e in range(self.count)], -1)
+        if valid.any():
+            p.terms.append((F.binary_cross_entropy_with_logits(logit[valid], member[valid].to(logit.dtype)), 1.0))
+        return member
+
+    def choose_experts(self, prob, valid, p):
+        first = torch.argsort(-prob.detach(), dim=-1, stable=True)[..., : self.per_token]
+        chosen = torch.zeros_like(prob, dtype=torch.bool).scatter(2, first, True) & valid[..., None]
+        member = chosen[..., : self.count]
+        if p.routing == "causal" or not valid.any():
+            return member
+        c, no_ops = (1.0, 0) if self.capacity is None else (self.capacity, prob.shape[-1] - self.count)
+        q = torch.tensor([c / self.count] * self.count + [(1 - c) / max(no_ops, 1)] * no_ops, dtype=prob.dtype, device=prob.device)
+        f = chosen.sum((0, 1)).to(prob.dtype) / (valid.sum() * self.per_token)
+        p.terms.append(((f * prob[valid].mean(0) / q).sum(), self.weight))
+        if self.capacity is None:
+            return member
+        return member & (member.cumsum(1) <= places(valid, c, self.per_token, self.count)[..., None])
+
+    def forward(self, y, valid, p, mod):
+        """y [B, m, d], the norm's output; mod has the layer's predictor and no-op experts, where it has them."""
+        weight = self.gate.weight if self.capacity is None else torch.cat([self.gate.weight, mod.no_ops.weight])
+        prob = F.linear(wide(y), wide(weight)).softmax(-1)
+        if self.by_expert:
+            member = self.choose_tokens(prob, mod.experts.predictor(y), valid, p)
+        else:
+            member = self.choose_experts(prob, valid, p)
+        out = torch.zeros_like(y)
+        for e, expert in enumerate(self.experts):
+            at = member[..., e].nonzero(as_tuple=True)
+            out = out.index_put(at, (prob[..., e][at][:, None] * wide(expert(y[at]))).to(y.dtype), accumulate=True)
+        return out
 
 
 class Block(nn.Module):
@@ -234,26 +294,37 @@ class Block(nn.Module):
         self.self_attn = Attention(c)
         self.input_layernorm = RMSNorm(c.hidden_size, c.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(c.hidden_size, c.rms_norm_eps)
-        self.mlp = MLP(c)
         self.route_kv = True
         self.stages = [(None, True, True)]
-        if c.mod and layer in c.mod["layers"]:
-            self.add_routers(c)
+        self.mod = nn.Module()
+        mod, experts = getattr(c, "mod", None), getattr(c, "experts", None)
+        skips, integrated = bool(mod) and layer in mod["layers"], bool(experts) and experts["mode"] == "integrated"
+        if skips:
+            at, capacity = mod["layers"].index(layer), mod["capacity"]
+            capacity = as_float32(capacity[at] if isinstance(capacity, list) else capacity)
+            if not integrated:
+                self.add_routers(c, at, capacity)
+        if not experts:
+            self.mlp = MLP(c)
+            return
+        self.block_sparse_moe = Experts(c, capacity if skips and integrated else None)
+        if skips and integrated:
+            self.mod.no_ops = nn.Linear(c.hidden_size, experts["no_ops"], bias=False)
+        if experts["router"] == "expert-choice":
+            self.mod.experts = nn.Module()
+            self.mod.experts.predictor = Predictor(c.hidden_size, experts["predictor_hidden"], c.num_local_experts)
 
-    def add_routers(self, c):
-        mod, at = c.mod, c.mod["layers"].index(self.layer)
-        unit, capacity = mod.get("unit", "block"), mod["capacity"]
+    def add_routers(self, c, at, capacity):
+        mod, unit = c.mod, c.mod.get("unit", "block")
         self.route_kv = mod.get("route_kv", True)
         routers = 2 if unit == "attn+mlp" else 1
         thresholds = mod.get("threshold", [0.0] * (routers * len(mod["layers"])))
 
         def router(part=0):
             stage = self.layer if unit == "block" else 2 * self.layer + (unit == "mlp" or part == 1)
-            return Router(c, stage, capacity[at] if isinstance(capacity, list) else capacity,
-                          thresholds[routers * at + part] if isinstance(thresholds, list) else thresholds)
+            return Router(c, stage, capacity, thresholds[routers * at + part] if isinstance(thresholds, list) else thresholds)
 
         if unit == "attn+mlp":
-            self.mod = nn.Module()
             self.mod.attn, self.mod.mlp = router(0), router(1)
             self.stages = [(self.mod.attn, True, False), (self.mod.mlp, False, True)]
         else:
@@ -275,22 +346,22 @@ class Block(nn.Module):
             packed = at.gather(x)
             u = self.attention(x, packed, at, router is not None, p) if attends else 0
             if has_mlp:
-                u = u + self.mlp(self.post_attention_layernorm(packed + u))
+                y = self.post_attention_layernorm(packed + u)
+                u = u + (self.block_sparse_moe(y, at.valid, p, self.mod) if hasattr(self, "block_sparse_moe") else self.mlp(y))
             x = at.add(x, u if gate is None else (gate * wide(u)).to(x.dtype))
         return x
 
 
 def refuse_unknown(c):
     """What these layers do not compute is refused here, by name; the rest is fathom's to check."""
-    if getattr(c, "num_local_experts", None):
-        raise NotImplementedError("num_local_experts: mixtures of experts are not supported by fathom_layers.py")
     method = (getattr(c, "quantization_config", None) or {}).get("quant_method")
     if method == "fathom-q8":
         raise NotImplementedError(f"quantization_config.quant_method: {method!r} is read by fathom alone; take the model it was made from")
-    for name, known in KINDS.items():
-        value = (c.mod or {}).get(name, known[0])
-        if value not in known:
-            raise NotImplementedError(f"mod.{name}: {value!r} is not one of {', '.join(known)}")
+    for group, kinds in KINDS.items():
+        fields = getattr(c, group, None) or {}
+        for name, known in kinds.items():
+            if fields.get(name, known[0]) not in known:
+                raise NotImplementedError(f"{group}.{name}: {fields[name]!r} is not one of {', '.join(known)}")
 
 
 class FathomModel(nn.Module):

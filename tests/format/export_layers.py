@@ -1,5 +1,5 @@
-"""Holds the layers of an exported model against the engine, in double precision: export_layers.py DIR REFUSED CASE...
-DIR has fathom_layers.py; a CASE is what tests/reference/tool_case.c writes, REFUSED one of a kind that the layers do not compute."""
+"""Holds the layers of an exported model against the engine, in double precision: export_layers.py DIR CASE...
+DIR has fathom_layers.py; a CASE is what tests/reference/tool_case.c writes."""
 import json
 import os
 import sys
@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 sys.path[:0] = [sys.argv[1], os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "reference")]
-from fathom_layers import FathomModel, LayerCache  # noqa: E402
+from fathom_layers import FathomModel, LayerCache, largest, places  # noqa: E402
 from model import read_safetensors  # noqa: E402
 
 
@@ -30,6 +30,7 @@ def make(folder):
 def compare(folder):
     name = os.path.basename(folder)
     c, model = make(folder)
+    router = getattr(c, "mod", {}).get("router")
     params, wanted = read_safetensors(f"{folder}/model.safetensors"), read_safetensors(f"{folder}/gradients.safetensors")
     state = {k[len("model."):]: v for k, v in params.items() if k != "lm_head.weight"}
     model.double().load_state_dict(state)
@@ -60,7 +61,7 @@ def compare(folder):
     check(worst[0] <= 1e-4, f"{name}: {len(wanted)} gradients", f"worst {worst[0]:.1e} {worst[1]}")
     with torch.no_grad():
         causal = run("causal")[0]
-        if c.mod["router"] != "stochastic":  # the engine's noise of an evaluated batch is that of its rows, not of positions
+        if router != "stochastic":  # the engine's noise of an evaluated batch is that of its rows, not of positions
             close("causal loss", mine["loss_causal"], F.cross_entropy(causal.flatten(0, 1), targets.flatten(), ignore_index=-1))
         T, parts = tokens.shape[1], []
         cache = [LayerCache() for _ in range(c.num_hidden_layers)]
@@ -69,7 +70,7 @@ def compare(folder):
         error = (torch.cat(parts, 1) - causal).abs().max().item()
         check(error < 1e-9, f"{name}: prefill and steps are one pass", f"{error:.1e}")
         # two sequences of different lengths, padded on either side, give what each gives alone
-        for routing in ("causal", "topk") if c.mod["router"] != "stochastic" else ("causal",):
+        for routing in ("causal", "topk") if router != "stochastic" else ("causal",):
             for padded in (slice(5, None), slice(None, T - 5)):
                 mask = torch.ones_like(tokens)
                 mask[1, slice(0, 5) if padded.start else slice(T - 5, T)] = 0
@@ -80,26 +81,23 @@ def compare(folder):
 
 def ties():
     """Equal logits go to the lower index, NaN comes last."""
-    c = SimpleNamespace(hidden_size=1, mod={"router": "topk", "causal": "aux", "layers": [0], "capacity": 0.5})
-    from fathom_layers import Router
-
-    router = Router(c, 0, 0.5, 0)
+    everyone = torch.ones(1, 7, dtype=torch.bool)
     r = torch.tensor([[1.0, float("nan"), 1.0, -2.0, 1.0, 0.0, 5.0]])
-    member = router.largest(r, torch.ones(1, 7, dtype=torch.bool))  # k = 4: half away from zero of 3.5
+    member = largest(r, everyone, places(everyone, 0.5))  # k = 4: half away from zero of 3.5
     check(member[0].nonzero().flatten().tolist() == [0, 2, 4, 6], "ties go to the lower index")
     r[0, 4:] = r[0, 3] = float("nan")
-    member = router.largest(r, torch.ones(1, 7, dtype=torch.bool))
+    member = largest(r, everyone, places(everyone, 0.5))
     check(member[0].nonzero().flatten().tolist() == [0, 1, 2, 3], "NaN is below every number")
 
 
 def main():
     ties()
     try:
-        make(sys.argv[2])
-        check(False, "experts are refused")
+        FathomModel(SimpleNamespace(mod={"router": "hash"}), 1e4)
+        check(False, "an unknown router is refused")
     except NotImplementedError as e:
-        check("num_local_experts" in str(e), "experts are refused", str(e))
-    for folder in sys.argv[3:]:
+        check("mod.router" in str(e) and "hash" in str(e), "an unknown router is refused", str(e))
+    for folder in sys.argv[2:]:
         compare(folder)
 
 

@@ -26,13 +26,13 @@ check "plain: no auto_map" sh -c "! grep auto_map '$work/plain/config.json'"
 if /usr/bin/python3 -c 'import torch' 2>/dev/null; then
     cases=
     for kind in raw sigmoid-aux raw-aux one stochastic token-choice token-choice-sigmoid attn mlp attn+mlp attn+mlp-aux attn+mlp-choice \
-        attn+mlp-stochastic dense-kv dense-kv-choice dense-kv-attn dense-kv-attn+mlp; do
+        attn+mlp-stochastic dense-kv dense-kv-choice dense-kv-attn dense-kv-attn+mlp moe-tokens moe-tokens-1 moe-experts moe-experts-1 \
+        mode-staged mode-staged-tokens mode-staged-choice mode-staged-mlp mode-integrated mode-integrated-choice mode-integrated-choice-1; do
         "$FATHOM_BUILD/tests/tool_case" "$work/$kind" $kind 1
         cases="$cases $work/$kind"
     done
-    "$FATHOM_BUILD/tests/tool_case" "$work/mode-staged" mode-staged 1
     # shellcheck disable=SC2086  # a list of folders
-    PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 "$FATHOM_ROOT/tests/format/export_layers.py" "$work/routed" "$work/mode-staged" $cases >"$work/layers"
+    PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 "$FATHOM_ROOT/tests/format/export_layers.py" "$work/routed" $cases >"$work/layers"
     status=$?
     cat "$work/layers"
     check "the layers were compared" test $status -eq 0 -a "$(grep -c '^ok' "$work/layers")" -gt 50
