@@ -5,7 +5,8 @@ seq 1 400 >"$work/text.txt"
 train() {
     out=$1
     shift
-    "$fathom" train --data "$work/text.txt" --out "$work/$out" --steps 2 --layers 2 --dim 32 --heads 2 --seq-len 16 --batch 2 "$@" >/dev/null 2>&1
+    "$fathom" train --data "$work/text.txt" --out "$work/$out" --steps 2 --layers 2 --dim 32 --heads 2 --seq-len 16 --batch 2 "$@" \
+        >/dev/null 2>&1
 }
 files="fathom_layers.py modeling_fathom.py"
 train plain
