@@ -9,7 +9,7 @@ case "${1:-}" in
 build) wanted=$build ;;
 study) wanted="$build gnuplot-nox" ;;
 test) wanted="$build $tests" ;;
-interop) wanted="$build python3 python3-venv" ;;
+interop) wanted="$build libcmocka-dev python3 python3-venv" ;;
 tsan) wanted="$build $tests clang libomp-dev" ;;
 *) echo "usage: setup.sh build|study|test|interop|tsan" >&2; exit 2 ;;
 esac

@@ -359,13 +359,21 @@ static int put_quantization(json_t *o, weight_type stored)
     return json_object_set_new(o, "quantization_config", json_pack("{s:s, s:i, s:s}", "quant_method", Q8_METHOD, "bits", 8, "scale", "row"));
 }
 
+bool hf_config_is_ours(const model_config *c)
+{
+    return c->mod.router != MOD_ROUTER_NONE || c->experts.count > 0;
+}
+
 static int put_plain(json_t *o, const model_config *c, weight_type stored)
 {
-    const bool ours = c->mod.router != MOD_ROUTER_NONE || c->experts.count > 0;
+    const bool ours = hf_config_is_ours(c);
     int failed = json_object_set_new(o, "architectures", json_pack("[s]", ours ? FATHOM : architectures[c->family]));
     failed |= json_object_set_new(o, "model_type", json_string(ours ? "fathom" : model_family_name(c->family)));
     if (ours && c->family != MODEL_FAMILY_LLAMA)
         failed |= json_object_set_new(o, "base_model_type", json_string(model_family_name(c->family)));
+    if (ours) /* where transformers finds the code: hf_directory.c writes it */
+        failed |= json_object_set_new(o, "auto_map", json_pack("{s:s, s:s}", "AutoConfig", "modeling_fathom.FathomConfig",
+                                                               "AutoModelForCausalLM", "modeling_fathom." FATHOM));
     failed |= json_object_set_new(o, "vocab_size", json_integer(c->vocab));
     failed |= json_object_set_new(o, "hidden_size", json_integer(c->dim));
     failed |= json_object_set_new(o, "intermediate_size", json_integer(c->ffn));

@@ -31,7 +31,7 @@ fathom_status model_reduce(model *out, const model *from, weight_type type, fath
 /* Reads DIR/config.json and DIR's model (safetensors_open_model); every tensor must be there with its shape, and no other but
  * what says nothing new. The store is of the file's kind: bf16 and q8 stay what they are, F16 and what is mixed becomes fp32. */
 fathom_status model_load(model *out, const char *dir, const kernels *kn, fathom_error *err);
-/* Writes DIR/config.json and DIR/model.safetensors of any store. */
+/* Writes DIR/model.safetensors of any store and what describes it (format/hf_directory.h). */
 fathom_status model_save(const model *m, const char *dir, fathom_error *err);
 /* Reads the parameters from one file into an fp32 model of that shape; bf16 is widened, q8 refused. */
 fathom_status model_read_values(model *m, const char *path, fathom_error *err);

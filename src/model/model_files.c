@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "base/file.h"
-#include "format/hf_config.h"
+#include "format/hf_directory.h"
 #include "format/safetensors.h"
 #include "kernels/weight.h"
 
@@ -233,18 +233,10 @@ static fathom_status write_values(const model *m, const char *path, fathom_error
 fathom_status model_save(const model *m, const char *dir, fathom_error *err)
 {
     TRY(folder_create(dir, err));
-    char *config = path_join(dir, "config.json"), *values = path_join(dir, "model.safetensors");
-    char *generation = path_join(dir, "generation_config.json");
-    fathom_status status = config && values && generation ? FATHOM_OK : no_memory(err, 0);
-    if (status == FATHOM_OK)
-        status = hf_config_write(config, &m->config, m->store.type, err);
-    if (status == FATHOM_OK)
-        status = hf_generation_config_write(generation, &m->config, err);
-    if (status == FATHOM_OK)
-        status = write_values(m, values, err);
-    free(config);
+    TRY(hf_directory_write(dir, &m->config, m->store.type, err));
+    char *values = path_join(dir, "model.safetensors");
+    const fathom_status status = values ? write_values(m, values, err) : no_memory(err, 0);
     free(values);
-    free(generation);
     return status;
 }
 

@@ -8,7 +8,7 @@
 
 #include "base/file.h"
 #include "base/timing.h"
-#include "format/hf_config.h"
+#include "format/hf_directory.h"
 #include "model/flops.h"
 #include "train/checkpoint.h"
 #include "train/optimizer.h"
@@ -253,19 +253,6 @@ static fathom_status check_same_run(const trainer *t, const json_t *state, fatho
     return FATHOM_OK;
 }
 
-static fathom_status write_description(const trainer *t, fathom_error *err)
-{
-    char *config = path_join(t->dir, "config.json"), *generation = path_join(t->dir, "generation_config.json");
-    fathom_status status = config && generation ? FATHOM_OK : status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
-    if (status == FATHOM_OK)
-        status = hf_config_write(config, &t->m->config, WEIGHT_F32, err);
-    if (status == FATHOM_OK)
-        status = hf_generation_config_write(generation, &t->m->config, err);
-    free(config);
-    free(generation);
-    return status;
-}
-
 static fathom_status resume(trainer *t, const json_t *state, fathom_error *err)
 {
     char *path = path_join(t->dir, "config.json");
@@ -282,7 +269,7 @@ static fathom_status resume(trainer *t, const json_t *state, fathom_error *err)
         status = checkpoint_read_values(t->dir, t->m, t->optimizer.moment1, t->optimizer.moment2, err);
     if (status == FATHOM_OK && saved.mod.budgets > 0 && t->at.step < t->total) {
         t->m->config.mod.budgets = 0; /* calibrated for weights that will change now */
-        status = write_description(t, err);
+        status = hf_directory_write(t->dir, &t->m->config, WEIGHT_F32, err);
     }
     return status;
 }
@@ -304,7 +291,7 @@ static fathom_status open_run(trainer *t, bool resume_wanted, fathom_error *err)
     else if (occupied)
         status = status_fail(err, FATHOM_INVALID_ARGUMENT, "%s: holds a model but no trainer state to resume from", t->dir);
     else
-        status = write_description(t, err);
+        status = hf_directory_write(t->dir, &t->m->config, WEIGHT_F32, err);
     json_decref(state);
     if (status == FATHOM_OK)
         status = run_log_open(t->dir, t->at.step, &t->log, err);
