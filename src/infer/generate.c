@@ -6,6 +6,7 @@
 #include "base/timing.h"
 #include "infer/sampler.h"
 #include "infer/session.h"
+#include "text/unicode.h"
 
 /* Text that was generated but not yet handed out. */
 typedef struct stream {
@@ -16,20 +17,6 @@ typedef struct stream {
     size_t length, capacity;
     bool done;
 } stream;
-
-/* Bytes at the end that begin a UTF-8 character and do not complete it. Bytes that are not UTF-8 are never held back longer
- * than a character could be. */
-static size_t incomplete_utf8(const char *text, size_t length)
-{
-    for (size_t back = 1; back <= 3 && back <= length; back++) {
-        const unsigned char c = (unsigned char)text[length - back];
-        if ((c & 0xC0) == 0x80)
-            continue;
-        const size_t need = c >= 0xF0 && c < 0xF8 ? 4 : c >= 0xE0 ? 3 : c >= 0xC2 ? 2 : 1;
-        return c < 0xF8 && need > back ? back : 0;
-    }
-    return 0;
-}
 
 /* Bytes at the end that are the beginning of a stop text. */
 static size_t begun_stop(const stream *s)
@@ -85,7 +72,7 @@ static fathom_status stream_add(stream *s, const char *text, size_t bytes, fatho
         s->done = true;
         return FATHOM_OK;
     }
-    const size_t utf8 = incomplete_utf8(s->pending, s->length), stop = begun_stop(s);
+    const size_t utf8 = utf8_unfinished(s->pending, s->length), stop = begun_stop(s);
     hand_out(s, s->length - (utf8 > stop ? utf8 : stop));
     return FATHOM_OK;
 }
@@ -117,23 +104,19 @@ static fathom_status decode(const fathom_model *model, fathom_session *session, 
     return FATHOM_OK;
 }
 
-static fathom_status prompt_ids(const fathom_model *model, const char *prompt, size_t bytes, int64_t max_tokens,
-                                int32_t **ids, size_t *count, fathom_error *err)
+static fathom_status prompt_ids(const fathom_model *model, const char *prompt, size_t bytes, int64_t max_tokens, id_list *ids,
+                                fathom_error *err)
 {
-    *count = tokenizer_encode(model->tok, prompt, bytes, NULL, 0);
-    if (*count == 0)
+    TRY(tokenizer_encode(model->tok, prompt, bytes, true, ids, err));
+    if (ids->count == 0)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "prompt: empty: a model continues at least one token");
     if (max_tokens < 1)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "max_tokens: %lld: must be 1 or more", (long long)max_tokens);
     const int64_t limit = model->m.config.seq_len;
-    if (*count > (size_t)limit || max_tokens > limit - (int64_t)*count + 1)
+    if (ids->count > (size_t)limit || max_tokens > limit - (int64_t)ids->count + 1)
         return status_fail(err, FATHOM_INVALID_ARGUMENT,
                            "prompt of %zu tokens and max_tokens %lld: the model was made for sequences of at most %lld",
-                           *count, (long long)max_tokens, (long long)limit);
-    *ids = malloc(*count * sizeof **ids);
-    if (!*ids)
-        return status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
-    tokenizer_encode(model->tok, prompt, bytes, *ids, *count);
+                           ids->count, (long long)max_tokens, (long long)limit);
     return FATHOM_OK;
 }
 
@@ -144,26 +127,25 @@ fathom_status fathom_generate(const fathom_model *model, const char *prompt, siz
     fathom_generate_stats ignored;
     stats = stats ? stats : &ignored;
     *stats = (fathom_generate_stats){0};
-    int32_t *ids = NULL;
-    size_t count = 0;
+    id_list ids = {0};
     sampler pick = {0};
     fathom_session *session = NULL;
     stream out = {.options = options, .callback = callback, .user = user};
-    fathom_status status = prompt_ids(model, prompt, prompt_bytes, options->max_tokens, &ids, &count, err);
+    fathom_status status = prompt_ids(model, prompt, prompt_bytes, options->max_tokens, &ids, err);
     if (status == FATHOM_OK)
         status = sampler_init(&pick, options, model->m.config.vocab, err);
     if (status == FATHOM_OK)
-        status = fathom_session_new(model, (int64_t)count + options->max_tokens - 1, &session, err);
+        status = fathom_session_new(model, (int64_t)ids.count + options->max_tokens - 1, &session, err);
     if (status == FATHOM_OK)
         status = fathom_session_set_budget(session, options->budget, err);
     const double began = timing_now();
     if (status == FATHOM_OK)
-        status = fathom_session_append(session, ids, count, err);
+        status = fathom_session_append(session, ids.ids, ids.count, err);
     const double prefilled = timing_now();
     if (status == FATHOM_OK)
         status = decode(model, session, &pick, &out, stats, err);
     if (status == FATHOM_OK) {
-        stats->prompt_tokens = (int64_t)count;
+        stats->prompt_tokens = (int64_t)ids.count;
         stats->prefill_seconds = prefilled - began;
         stats->decode_seconds = timing_now() - prefilled;
         stats->routed_fraction = fathom_session_routed_fraction(session);
@@ -172,6 +154,6 @@ fathom_status fathom_generate(const fathom_model *model, const char *prompt, siz
     fathom_session_free(session);
     sampler_free(&pick);
     free(out.pending);
-    free(ids);
+    id_list_free(&ids);
     return status;
 }
