@@ -87,6 +87,7 @@ fathom_status tokenizer_bytes(tokenizer **out, fathom_error *err)
         "vocab", byte_vocabulary(), "merges");
     char *text = NULL;
     size_t bytes = 0;
+    *out = NULL;
     TRY(json_file_text(root, "byte tokenizer", &text, &bytes, err));
     return make("byte tokenizer", text, bytes, out, err);
 }

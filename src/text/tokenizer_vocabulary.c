@@ -9,11 +9,15 @@
 
 enum { ALPHABET = 0x144, GAP_TIMES = 4, GAP_MORE = 65536 };
 
-/* A token while texts still move: its bytes in `texts`. */
+/* A part of a buffer that may still move. */
+typedef struct stretch {
+    size_t at, bytes;
+} stretch;
+
 typedef struct entry {
     int32_t id;
-    bool literal;      /* stands for its own UTF-8 */
-    size_t at, bytes;
+    bool literal; /* stands for its own UTF-8 */
+    stretch text; /* of `texts` */
 } entry;
 
 typedef struct vocabulary {
@@ -24,8 +28,8 @@ typedef struct vocabulary {
     entry *entries;
     size_t count, capacity;
     text_buffer texts, name, bytes;
-    added_token *added; /* text.text is not set yet: their bytes stand in added_at */
-    size_t *added_at;
+    added_token *added; /* .text is set last */
+    stretch *written;   /* of t->own_bytes: their texts as they are in the file */
     size_t added_count, added_capacity;
     token_text *tokens; /* [t->vocab] */
     int64_t highest;
@@ -103,26 +107,27 @@ static fathom_status read_vocab(vocabulary *v, const json_part *part)
         char field[120];
         snprintf(field, sizeof field, "model.vocab.%.100s", v->name.data);
         TRY(read_id(v, &in, field, &e->id));
-        e->at = v->texts.size;
+        e->text.at = v->texts.size;
         TRY(add_bytes(v, v->name.data, v->name.size - 1, &v->texts, &level, v->err));
         if (!level)
             TRY(text_buffer_add(&v->texts, v->name.data, v->name.size - 1, v->err));
         e->literal = !level;
-        e->bytes = v->texts.size - e->at;
+        e->text.bytes = v->texts.size - e->text.at;
     }
 }
 
 /* --- added tokens --- */
 
-static fathom_status read_added_content(vocabulary *v, json_stream *in, const char *field, added_token *a)
+static fathom_status read_added_content(vocabulary *v, json_stream *in, const char *field)
 {
     const char *value = in->at;
     if (json_stream_peek(in) != '"')
         return json_stream_refuse(in, field, FATHOM_FORMAT, "expected a string", v->err);
-    v->added_at[v->added_count] = v->t->own_bytes.size;
+    stretch *text = &v->written[v->added_count];
+    text->at = v->t->own_bytes.size;
     TRY(json_stream_string(in, &v->t->own_bytes, v->err));
-    a->text.bytes = v->t->own_bytes.size - v->added_at[v->added_count];
-    if (a->text.bytes > 0 && a->text.bytes <= ADDED_TOKEN_MOST)
+    text->bytes = v->t->own_bytes.size - text->at;
+    if (text->bytes > 0 && text->bytes <= ADDED_TOKEN_MOST)
         return FATHOM_OK;
     in->at = value;
     return json_stream_refuse(in, field, FATHOM_UNSUPPORTED, "must have 1 to 512 bytes", v->err);
@@ -162,7 +167,7 @@ static fathom_status read_added(vocabulary *v, json_stream *in)
         if (which == ID)
             TRY(read_id(v, in, field, &a->id));
         else if (which == CONTENT)
-            TRY(read_added_content(v, in, field, a));
+            TRY(read_added_content(v, in, field));
         else if (!json_stream_bool(in, flags[which - FLAGS]))
             return json_stream_refuse(in, field, FATHOM_FORMAT, "expected a boolean", v->err);
     }
@@ -185,7 +190,7 @@ static fathom_status read_all_added(vocabulary *v, const json_part *part)
         if (!more)
             return FATHOM_OK;
         size_t capacity = v->added_capacity;
-        TRY(grow((void **)&v->added_at, v->added_count, &capacity, sizeof *v->added_at, v->err));
+        TRY(grow((void **)&v->written, v->added_count, &capacity, sizeof *v->written, v->err));
         TRY(grow((void **)&v->added, v->added_count, &v->added_capacity, sizeof *v->added, v->err));
         TRY(read_added(v, &in));
     }
@@ -217,7 +222,7 @@ static fathom_status place_entries(vocabulary *v)
     t->vocab = v->highest + 1;
     size_t literal_bytes = 0;
     for (size_t i = 0; i < v->count; i++)
-        literal_bytes += v->entries[i].literal ? v->entries[i].bytes : 0;
+        literal_bytes += v->entries[i].literal ? v->entries[i].text.bytes : 0;
     TRY(text_buffer_reserve(&t->own_bytes, literal_bytes + 1, v->err)); /* from here on its texts stay where they are */
     v->tokens = calloc((size_t)t->vocab, sizeof *v->tokens);
     t->own = malloc((v->count + v->added_count + 1) * sizeof *t->own);
@@ -227,10 +232,10 @@ static fathom_status place_entries(vocabulary *v)
         const entry *e = &v->entries[i];
         if (v->tokens[e->id].text)
             return status_fail(v->err, FATHOM_FORMAT, "%s: model.vocab: id %d is there twice", v->path, e->id);
-        token_text text = {v->texts.data ? v->texts.data + e->at : "", e->bytes};
+        token_text text = {v->texts.data ? v->texts.data + e->text.at : "", e->text.bytes};
         if (e->literal) {
-            text.text = memcpy(t->own_bytes.data + t->own_bytes.size, text.text, e->bytes);
-            t->own_bytes.size += e->bytes;
+            text.text = memcpy(t->own_bytes.data + t->own_bytes.size, text.text, e->text.bytes);
+            t->own_bytes.size += e->text.bytes;
             t->own[t->own_count++] = (own_text){e->id, text};
             text.bytes = 0; /* none that merges could make */
         }
@@ -257,61 +262,68 @@ static fathom_status find_written(vocabulary *v, token_text text, size_t vocab_o
     return FATHOM_OK;
 }
 
+/* Sets what each added token is looked for as: its text, normalized where it stands in normalized text. */
+static fathom_status set_added_texts(vocabulary *v)
+{
+    tokenizer *t = v->t;
+    for (size_t i = 0; i < v->added_count; i++) {
+        added_token *a = &v->added[i];
+        const stretch *text = &v->written[i];
+        const size_t before = t->normal_bytes.size;
+        a->text = (token_text){t->own_bytes.data + text->at, text->bytes};
+        if (!a->normalized || !t->nfc)
+            continue;
+        TRY(unicode_nfc(a->text.text, a->text.bytes, &t->normal_bytes, v->err));
+        a->text = (token_text){NULL, t->normal_bytes.size - before};
+    }
+    for (size_t i = 0, at = 0; i < v->added_count; i++)
+        if (!v->added[i].text.text) { /* the buffer moves no more */
+            v->added[i].text.text = t->normal_bytes.data + at;
+            at += v->added[i].text.bytes;
+        }
+    return FATHOM_OK;
+}
+
 /* An added token is in model.vocab with its id, or there neither itself nor its id. */
 static fathom_status place_added(vocabulary *v)
 {
     tokenizer *t = v->t;
     const size_t vocab_own = t->own_count;
+    TRY(set_added_texts(v));
     if (vocab_own > 0)
         qsort(t->own, vocab_own, sizeof *t->own, by_own_text);
     for (size_t i = 0; i < v->added_count; i++) {
-        added_token *a = &v->added[i];
-        a->text.text = t->own_bytes.data + v->added_at[i];
+        const added_token *a = &v->added[i];
+        const token_text written = {t->own_bytes.data + v->written[i].at, v->written[i].bytes};
         int32_t id;
-        TRY(find_written(v, a->text, vocab_own, &id));
+        TRY(find_written(v, written, vocab_own, &id));
         if (id != -1 && id != a->id)
             return status_fail(v->err, FATHOM_FORMAT, "%s: added_tokens[%zu].id: %d: model.vocab has \"%.*s\" as %d", v->path, i, a->id,
-                               (int)a->text.bytes, a->text.text, id);
+                               (int)written.bytes, written.text, id);
         if (id == -1 && v->tokens[a->id].text)
             return status_fail(v->err, FATHOM_FORMAT, "%s: added_tokens[%zu].id: %d: is another token's, not \"%.*s\"'s", v->path, i, a->id,
-                               (int)a->text.bytes, a->text.text);
+                               (int)written.bytes, written.text);
         if (id == -1)
             t->own[t->own_count++] = (own_text){a->id, a->text};
-        v->tokens[a->id].text = a->text.text;
+        v->tokens[a->id].text = written.text;
     }
     if (t->own_count > 0)
         qsort(t->own, t->own_count, sizeof *t->own, by_id);
     return FATHOM_OK;
 }
 
-/* The tokens of which `normalized` is so, as a set; those that are looked for in normalized text are normalized too. */
-static fathom_status make_set(vocabulary *v, bool normalized, added_set *out)
+/* The tokens of which `normalized` is so, as a set. */
+static fathom_status make_set(const vocabulary *v, bool normalized, added_set *out)
 {
-    tokenizer *t = v->t;
+    size_t count = 0;
     added_token *items = malloc((v->added_count + 1) * sizeof *items);
-    size_t *at = malloc((v->added_count + 1) * sizeof *at), count = 0;
-    fathom_status status = items && at ? FATHOM_OK : status_fail(v->err, FATHOM_OUT_OF_MEMORY, "%s: out of memory", v->path);
-    const bool changes = normalized && t->nfc;
-    for (size_t i = 0; status == FATHOM_OK && i < v->added_count; i++) {
-        const token_text text = v->added[i].text;
-        if (v->added[i].normalized != normalized)
-            continue;
-        items[count] = v->added[i];
-        at[count] = t->normal_bytes.size;
-        if (changes)
-            status = unicode_nfc(text.text, text.bytes, &t->normal_bytes, v->err);
-        if (changes)
-            items[count].text.bytes = t->normal_bytes.size - at[count];
-        count++;
-    }
-    for (size_t i = 0; status == FATHOM_OK && changes && i < count; i++)
-        items[i].text.text = t->normal_bytes.data + at[i];
-    if (status == FATHOM_OK)
-        added_set_make(out, items, count);
-    else
-        free(items);
-    free(at);
-    return status;
+    if (!items)
+        return status_fail(v->err, FATHOM_OUT_OF_MEMORY, "%s: out of memory", v->path);
+    for (size_t i = 0; i < v->added_count; i++)
+        if (v->added[i].normalized == normalized)
+            items[count++] = v->added[i];
+    added_set_make(out, items, count);
+    return FATHOM_OK;
 }
 
 /* --- merges --- */
@@ -436,7 +448,7 @@ fathom_status tokenizer_vocabulary_read(tokenizer *t, const vocabulary_parts *pa
         status = make_set(&v, true, &t->normal);
     free(v.entries);
     free(v.added);
-    free(v.added_at);
+    free(v.written);
     free(v.tokens);
     text_buffer_free(&v.texts);
     text_buffer_free(&v.name);
