@@ -61,10 +61,27 @@ typedef struct fathom_error {
 FATHOM_API const char *fathom_status_text(fathom_status code);
 FATHOM_API const char *fathom_version(void);
 
+typedef struct fathom_tokenizer fathom_tokenizer;
 typedef struct fathom_model fathom_model;
 typedef struct fathom_session fathom_session;
 typedef struct fathom_generation fathom_generation;
 typedef struct fathom_trace fathom_trace;
+
+/* A tokenizer, without a model: path is a Hugging Face tokenizer.json (byte-level BPE; docs/tokenizers.md) or a folder that holds one. It never
+ * changes after loading and may be shared between threads. Anything it cannot do exactly is refused with FATHOM_UNSUPPORTED. On success
+ * *out is owned by the caller: fathom_tokenizer_free. */
+FATHOM_API fathom_status fathom_tokenizer_load(const char *path, fathom_tokenizer **out, fathom_error *err);
+FATHOM_API void fathom_tokenizer_free(fathom_tokenizer *tokenizer); /* NULL is fine */
+/* The highest id + 1. */
+FATHOM_API int64_t fathom_tokenizer_vocab(const fathom_tokenizer *tokenizer);
+/* Text, any bytes, to token ids; special: not 0 for those too that the tokenizer puts around a text (a beginning-of-text token, say). Writes
+ * at most capacity ids and sets *count to the number needed; when *count > capacity the call fails with FATHOM_INVALID_ARGUMENT and
+ * may be repeated with room enough. */
+FATHOM_API fathom_status fathom_tokenizer_encode(const fathom_tokenizer *tokenizer, const char *text, size_t bytes, int special,
+                                                 int32_t *ids, size_t capacity, size_t *count, fathom_error *err);
+/* The bytes of one token, borrowed; *bytes is their number (0 for an id that no token has). NULL for an id outside the vocabulary. A token
+ * may end inside a UTF-8 character. */
+FATHOM_API const char *fathom_tokenizer_text(const fathom_tokenizer *tokenizer, int32_t id, size_t *bytes);
 
 typedef struct fathom_model_info {
     int64_t vocab, dim, layers, heads, kv_heads, ffn;
@@ -80,12 +97,12 @@ FATHOM_API fathom_status fathom_model_load(const char *dir, int threads, fathom_
 FATHOM_API void fathom_model_free(fathom_model *model); /* NULL is fine */
 FATHOM_API fathom_model_info fathom_model_describe(const fathom_model *model);
 
-/* Text to token ids. Writes at most capacity ids and sets *count to the number needed; when *count > capacity the call
- * fails with FATHOM_INVALID_ARGUMENT and may be repeated with room enough. */
+/* The model's tokenizer, borrowed: it lives as long as the model. NULL where its directory has none that can be read; fathom_encode says why. */
+FATHOM_API const fathom_tokenizer *fathom_model_tokenizer(const fathom_model *model);
+/* fathom_tokenizer_encode by the model's tokenizer, with its special tokens. */
 FATHOM_API fathom_status fathom_encode(const fathom_model *model, const char *text, size_t bytes, int32_t *ids,
                                        size_t capacity, size_t *count, fathom_error *err);
-/* The bytes of one token, borrowed from the model; *bytes is their number. NULL for an id outside the vocabulary, and
- * without a tokenizer. */
+/* fathom_tokenizer_text by the model's tokenizer; NULL without one. */
 FATHOM_API const char *fathom_token_text(const fathom_model *model, int32_t id, size_t *bytes);
 
 /* A new sequence of at most max_tokens tokens (0 = the model's own maximum). Allocates everything it will need. */

@@ -6,6 +6,7 @@
 #include "base/timing.h"
 #include "infer/sampler.h"
 #include "infer/session.h"
+#include "text/unicode.h"
 
 /* Text that was generated: what the caller may see until it asks for more, then what is held back. */
 typedef struct stream {
@@ -21,25 +22,10 @@ struct fathom_generation {
     fathom_session *session;
     sampler pick;
     stream out;
-    int32_t *prompt; /* until it is appended */
-    size_t prompt_count;
-    int32_t last;    /* sampled, not yet appended */
+    id_list prompt; /* until it is appended */
+    int32_t last;   /* sampled, not yet appended */
     fathom_generate_stats stats;
 };
-
-/* Bytes at the end that begin a UTF-8 character and do not complete it. Bytes that are not UTF-8 are never held back longer
- * than a character could be. */
-static size_t incomplete_utf8(const char *text, size_t length)
-{
-    for (size_t back = 1; back <= 3 && back <= length; back++) {
-        const unsigned char c = (unsigned char)text[length - back];
-        if ((c & 0xC0) == 0x80)
-            continue;
-        const size_t need = c >= 0xF0 && c < 0xF8 ? 4 : c >= 0xE0 ? 3 : c >= 0xC2 ? 2 : 1;
-        return c < 0xF8 && need > back ? back : 0;
-    }
-    return 0;
-}
 
 /* Bytes at the end that are the beginning of a stop text. */
 static size_t begun_stop(const stream *s)
@@ -82,7 +68,7 @@ static fathom_status stream_add(stream *s, const char *text, size_t bytes, fatho
     s->length += bytes;
     s->done = find_stop(s, &s->ready);
     if (!s->done) {
-        const size_t utf8 = incomplete_utf8(s->pending, s->length), stop = begun_stop(s);
+        const size_t utf8 = utf8_unfinished(s->pending, s->length), stop = begun_stop(s);
         s->ready = s->length - (utf8 > stop ? utf8 : stop);
     }
     return FATHOM_OK;
@@ -110,25 +96,21 @@ fathom_generate_options fathom_generate_defaults(void)
     return (fathom_generate_options){.max_tokens = 128, .temperature = 0.8f, .top_p = 1, .seed = 1};
 }
 
-static fathom_status prompt_ids(const fathom_model *model, const char *prompt, size_t bytes, int64_t max_tokens,
-                                int32_t **ids, size_t *count, fathom_error *err)
+static fathom_status prompt_ids(const fathom_model *model, const char *prompt, size_t bytes, int64_t max_tokens, id_list *ids,
+                                fathom_error *err)
 {
     const tokenizer *tok;
     TRY(session_tokenizer(model, &tok, err));
-    *count = tokenizer_encode(tok, prompt, bytes, NULL, 0);
-    if (*count == 0)
+    TRY(tokenizer_encode(tok, prompt, bytes, true, ids, err));
+    if (ids->count == 0)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "prompt: empty: a model continues at least one token");
     if (max_tokens < 1)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "max_tokens: %lld: must be 1 or more", (long long)max_tokens);
     const int64_t limit = model->m.config.seq_len;
-    if (*count > (size_t)limit || max_tokens > limit - (int64_t)*count + 1)
+    if (ids->count > (size_t)limit || max_tokens > limit - (int64_t)ids->count + 1)
         return status_fail(err, FATHOM_INVALID_ARGUMENT,
                            "prompt of %zu tokens and max_tokens %lld: the model was made for sequences of at most %lld",
-                           *count, (long long)max_tokens, (long long)limit);
-    *ids = malloc(*count * sizeof **ids);
-    if (!*ids)
-        return status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
-    tokenizer_encode(tok, prompt, bytes, *ids, *count);
+                           ids->count, (long long)max_tokens, (long long)limit);
     return FATHOM_OK;
 }
 
@@ -141,18 +123,18 @@ fathom_status fathom_generation_new(const fathom_model *model, const char *promp
         return status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
     g->model = model;
     g->out.options = options;
-    fathom_status status = prompt_ids(model, prompt, prompt_bytes, options->max_tokens, &g->prompt, &g->prompt_count, err);
+    fathom_status status = prompt_ids(model, prompt, prompt_bytes, options->max_tokens, &g->prompt, err);
     if (status == FATHOM_OK)
         status = sampler_init(&g->pick, options, model->m.config.vocab, err);
     if (status == FATHOM_OK)
-        status = fathom_session_new(model, (int64_t)g->prompt_count + options->max_tokens - 1, &g->session, err);
+        status = fathom_session_new(model, (int64_t)g->prompt.count + options->max_tokens - 1, &g->session, err);
     if (status == FATHOM_OK)
         status = fathom_session_set_budget(g->session, options->budget, err);
     if (status != FATHOM_OK) {
         fathom_generation_free(g);
         return status;
     }
-    g->stats.prompt_tokens = (int64_t)g->prompt_count;
+    g->stats.prompt_tokens = (int64_t)g->prompt.count;
     *out = g;
     return FATHOM_OK;
 }
@@ -164,7 +146,7 @@ void fathom_generation_free(fathom_generation *g)
     fathom_session_free(g->session);
     sampler_free(&g->pick);
     free(g->out.pending);
-    free(g->prompt);
+    id_list_free(&g->prompt);
     free(g);
 }
 
@@ -172,15 +154,14 @@ void fathom_generation_free(fathom_generation *g)
 static fathom_status append_last(fathom_generation *g, fathom_error *err)
 {
     const double began = timing_now();
-    if (!g->prompt) {
+    if (g->prompt.count == 0) {
         TRY(fathom_session_append(g->session, &g->last, 1, err));
         g->stats.decode_seconds += timing_now() - began;
         return FATHOM_OK;
     }
-    TRY(fathom_session_append(g->session, g->prompt, g->prompt_count, err));
+    TRY(fathom_session_append(g->session, g->prompt.ids, g->prompt.count, err));
     g->stats.prefill_seconds = timing_now() - began;
-    free(g->prompt);
-    g->prompt = NULL;
+    id_list_free(&g->prompt);
     return FATHOM_OK;
 }
 

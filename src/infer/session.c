@@ -81,15 +81,17 @@ fathom_model_info fathom_model_describe(const fathom_model *model)
                                .params = model->m.list.size, .routed_layers = model_routed_layers(c)};
 }
 
+const fathom_tokenizer *fathom_model_tokenizer(const fathom_model *model)
+{
+    return model->tok;
+}
+
 fathom_status fathom_encode(const fathom_model *model, const char *text, size_t bytes, int32_t *ids, size_t capacity,
                             size_t *count, fathom_error *err)
 {
     const tokenizer *tok;
     TRY(session_tokenizer(model, &tok, err));
-    *count = tokenizer_encode(tok, text, bytes, ids, capacity);
-    if (*count > capacity)
-        return status_fail(err, FATHOM_INVALID_ARGUMENT, "text of %zu tokens does not fit %zu", *count, capacity);
-    return FATHOM_OK;
+    return fathom_tokenizer_encode(tok, text, bytes, 1, ids, capacity, count, err);
 }
 
 const char *fathom_token_text(const fathom_model *model, int32_t id, size_t *bytes)

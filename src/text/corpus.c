@@ -22,6 +22,7 @@ static const char MAGIC[MAGIC_BYTES + 1] = "FATHOMTK";
 typedef struct builder {
     corpus *out;
     const tokenizer *t;
+    encoder *encoder;
     double heldout_fraction;
     int64_t train_capacity, heldout_capacity;
 } builder;
@@ -47,20 +48,25 @@ static fathom_status part_reserve(corpus_part *part, int64_t *capacity, size_t m
     return FATHOM_OK;
 }
 
-/* Takes in the `count` tokens that lie behind the training part's and stand for `bytes` of text. */
+/* Takes in the `count` tokens that lie behind the training part's and stand for `bytes` of text. Where those are not the bytes of the tokens
+ * themselves (the text was normalized, special tokens stand around it), the held-out part gets its share of them. */
 static fathom_status split_tail(builder *b, int64_t count, int64_t bytes, const char *path, fathom_error *err)
 {
     corpus_part *train = &b->out->train, *heldout = &b->out->heldout;
     const int64_t held = (int64_t)floor(b->heldout_fraction * (double)count);
     TRY(part_reserve(heldout, &b->heldout_capacity, (size_t)held, path, err));
     const int32_t *from = train->tokens + train->count + (count - held);
-    int64_t held_bytes = 0;
-    for (int64_t i = 0; i < held; i++) {
+    int64_t held_bytes = 0, all_bytes = 0;
+    for (int64_t i = 0; i < count; i++) {
         size_t length;
-        tokenizer_text(b->t, from[i], &length);
-        held_bytes += (int64_t)length;
-        heldout->tokens[heldout->count + i] = from[i];
+        tokenizer_text(b->t, train->tokens[train->count + i], &length);
+        all_bytes += (int64_t)length;
+        held_bytes += i < count - held ? 0 : (int64_t)length;
     }
+    if (held > 0)
+        memcpy(heldout->tokens + heldout->count, from, (size_t)held * sizeof *from);
+    if (all_bytes != bytes && all_bytes > 0)
+        held_bytes = (int64_t)((double)bytes * (double)held_bytes / (double)all_bytes);
     heldout->count += held;
     heldout->bytes += held_bytes;
     train->count += count - held;
@@ -71,13 +77,16 @@ static fathom_status split_tail(builder *b, int64_t count, int64_t bytes, const 
 static fathom_status add_text(builder *b, const file_map *map, const char *path, fathom_error *err)
 {
     corpus_part *train = &b->out->train;
-    const char *text = (const char *)map->data;
-    const size_t count = tokenizer_encode(b->t, text, map->size, NULL, 0);
-    if (count == 0)
+    if (map->size == 0)
         return FATHOM_OK;
-    TRY(part_reserve(train, &b->train_capacity, count, path, err));
-    tokenizer_encode(b->t, text, map->size, train->tokens + train->count, count);
-    return split_tail(b, (int64_t)count, (int64_t)map->size, path, err);
+    id_list list = {train->tokens, (size_t)train->count, (size_t)b->train_capacity};
+    fathom_error why;
+    const fathom_status status = encoder_add(b->encoder, (const char *)map->data, map->size, true, &list, &why);
+    train->tokens = list.ids;
+    b->train_capacity = (int64_t)list.capacity;
+    if (status != FATHOM_OK)
+        return status_fail(err, status, "%s: %s", path, why.message);
+    return split_tail(b, (int64_t)list.count - train->count, (int64_t)map->size, path, err);
 }
 
 static uint64_t read_le(const unsigned char *p, int bytes)
@@ -192,9 +201,10 @@ fathom_status corpus_load(const char *const *paths, size_t count, const tokenize
     if (count == 0)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "data: no file or folder given");
     builder b = {.out = out, .t = t, .heldout_fraction = heldout_fraction};
-    fathom_status status = FATHOM_OK;
+    fathom_status status = encoder_new(t, &b.encoder, err);
     for (size_t i = 0; status == FATHOM_OK && i < count; i++)
         status = path_is_folder(paths[i]) ? add_folder(&b, paths[i], err) : add_file(&b, paths[i], true, err);
+    encoder_free(b.encoder);
     if (status == FATHOM_OK && out->train.count + out->heldout.count == 0)
         status = status_fail(err, FATHOM_INVALID_ARGUMENT, "%s%s: no text: %lld files read, %lld not text", paths[0],
                              count > 1 ? " and the others" : "", (long long)out->files,

@@ -22,7 +22,8 @@ typedef struct corpus {
     uint64_t fingerprint;  /* of all tokens, both parts: a resumed run checks that it sees the same data */
 } corpus;
 
-/* paths: files, folders and shards (*.bin with our header, named outright; docs/formats.md). A file named outright is
+/* Each text file is encoded by itself, with the special tokens that the tokenizer puts around a text.
+ * paths: files, folders and shards (*.bin with our header, named outright; docs/formats.md). A file named outright is
  * read whatever it holds; inside a folder a file is text when its first 8 KiB hold no NUL byte; hidden files and links
  * to folders are passed over. The last heldout_fraction of each file's tokens is held out; 0 puts all into train. A
  * file that is missing or unreadable and a corpus without tokens are errors that name the path. */
