@@ -33,12 +33,12 @@ static fathom_status drop_after(const char *path, int64_t step, fathom_error *er
     file_writer w;
     fathom_status status = file_writer_open(&w, path, err);
     if (status == FATHOM_OK) {
-        const char *p = (const char *)map.data, *end = p + map.size;
-        while (p < end) {
-            const char *newline = memchr(p, '\n', (size_t)(end - p));
-            if (newline && keep_line(p, (size_t)(newline - p), step))
-                fwrite(p, 1, (size_t)(newline + 1 - p), w.stream);
-            p = newline ? newline + 1 : end;
+        size_t length;
+        for (size_t at = 0; at < map.size; at += length) {
+            const char *line = (const char *)map.data + at, *newline = memchr(line, '\n', map.size - at);
+            length = newline ? (size_t)(newline + 1 - line) : map.size - at;
+            if (newline && keep_line(line, length, step))
+                fwrite(line, 1, length, w.stream);
         }
         status = file_writer_commit(&w, err);
     }

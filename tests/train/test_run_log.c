@@ -51,6 +51,16 @@ static void test_lines(void **state)
     free(text);
 }
 
+/* A run killed before its first line is resumed. */
+static void test_empty(void **state)
+{
+    (void)state;
+    put_text("log.jsonl", "");
+    run_log log = open_log(0, false);
+    run_log_close(&log);
+    assert_int_equal(path_size("log.jsonl"), 0);
+}
+
 /* Writes until the files may not grow any more. */
 static void expect_full(run_log *log, const char *name)
 {
@@ -89,6 +99,6 @@ static void test_cannot_open(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {temp_test(test_lines), temp_test(test_full_disk), temp_test(test_cannot_open)};
+    const struct CMUnitTest tests[] = {temp_test(test_lines), temp_test(test_empty), temp_test(test_full_disk), temp_test(test_cannot_open)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
