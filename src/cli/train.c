@@ -93,6 +93,7 @@ static fathom_status parse(train_command *c, int argc, char **argv, options_resu
         {OPTION_INTEGER, "eval-tokens", &o->eval_tokens, "N", "held-out tokens an evaluation reads, 0 = all (65536)"},
         {OPTION_INTEGER, "save-every", &o->save_every, "N", "steps between checkpoints (0: at the end)"},
         {OPTION_INTEGER, "log-every", &o->log_every, "N", "steps between lines of log.jsonl (10)"},
+        {OPTION_FLAG, "tensorboard", &o->tensorboard, 0, "log.jsonl's numbers as TensorBoard events too: tensorboard --logdir DIR"},
         {OPTION_INTEGER, "threads", &c->threads, "N", "processor threads (all)"},
         {OPTION_TEXT, "dtype", &c->dtype, "TYPE", "fp32, or bf16: products of inputs rounded to bfloat16 (fp32)"},
         {OPTION_FLAG, "recompute", &o->recompute, 0, "keep only the blocks' inputs and compute the rest again: less memory"},
