@@ -161,7 +161,7 @@ FATHOM_API fathom_status fathom_generation_new(const fathom_model *model, const 
                                                fathom_error *err);
 FATHOM_API void fathom_generation_free(fathom_generation *generation); /* NULL is fine */
 /* Computes one token, the first time the prompt too, and gives the text that is certain by now: *bytes may be 0 where what there is may
- * yet become a character or a stop text. *text is NULL at the end, else borrowed until the next call. */
+ * yet become a character or a stop text. *text is NULL at the end, which a failure brings too, else borrowed until the next call. */
 FATHOM_API fathom_status fathom_generation_next(fathom_generation *generation, const char **text, size_t *bytes,
                                                 fathom_error *err);
 FATHOM_API fathom_generate_stats fathom_generation_stats(const fathom_generation *generation); /* so far */

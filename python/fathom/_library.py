@@ -113,7 +113,7 @@ def _declare(loaded: ctypes.CDLL, prototypes: str) -> None:
 
 def _open() -> ctypes.CDLL:
     """Where FATHOM_LIBRARY names one, that one or none: another would be a surprise."""
-    given = os.environ.get("FATHOM_LIBRARY")
+    given = os.environ.get("FATHOM_LIBRARY") or None
     beside = pathlib.Path(__file__).resolve().parent / NAME
     tried = []
     for place, path in (("FATHOM_LIBRARY", given), (f"beside the package, {beside}", str(beside)),
