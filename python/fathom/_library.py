@@ -80,10 +80,6 @@ void fathom_trace_free(fathom_trace *trace);
 int64_t fathom_trace_stages(const fathom_trace *trace);
 fathom_status fathom_trace_get(const fathom_trace *trace, int64_t stage, fathom_trace_stage *out, fathom_error *err);
 const float *fathom_trace_losses(const fathom_trace *trace);
-"""
-
-# Not yet in every build of the library.
-TOKENIZER_PROTOTYPES = """
 fathom_status fathom_tokenizer_load(const char *path, fathom_tokenizer **out, fathom_error *err);
 void fathom_tokenizer_free(fathom_tokenizer *tokenizer);
 int64_t fathom_tokenizer_vocab(const fathom_tokenizer *tokenizer);
@@ -138,11 +134,6 @@ try:
     _declare(library, PROTOTYPES)
 except AttributeError as missing:
     raise ImportError(f"the fathom library is of another version than this package: {missing}") from None
-try:
-    _declare(library, TOKENIZER_PROTOTYPES)
-    HAS_TOKENIZERS = True
-except AttributeError:
-    HAS_TOKENIZERS = False
 VERSION = ctypes.string_at(library.fathom_version()).decode()
 
 # Signal masks by libc itself: signal.pthread_sigmask runs Python's handlers, which may raise between a mask and the `try` that undoes it.

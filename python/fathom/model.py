@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._handle import Handle
-from ._library import HAS_TOKENIZERS, CGenerateOptions, CLossResult, CTraceStage, call, library
+from ._library import CGenerateOptions, CLossResult, CTraceStage, call, library
 from ._text import Ids, decode, encode, ids_array, integer, path_bytes, routing_code
-from .errors import InvalidArgumentError, UnsupportedError
+from .errors import InvalidArgumentError
 from .generation import Generation
 from .session import Session
 from .tokenizer import Tokenizer
@@ -78,11 +78,11 @@ class Model:
     @property
     def tokenizer(self) -> Tokenizer:
         """The model's own; it keeps the model's memory."""
-        if not HAS_TOKENIZERS:
-            raise UnsupportedError("this build of the fathom library has no tokenizers by themselves (fathom_model_tokenizer is missing)")
         handle = Handle("tokenizer", lambda pointer: None, self._handle)
         with self._handle as m:
             handle.pointer.value = library.fathom_model_tokenizer(m)
+        if not handle.pointer:
+            self._encode("")  # raises what is wrong with it
         return Tokenizer(handle)
 
     def encode(self, text: str | bytes) -> list[int]:

@@ -5,9 +5,8 @@ import ctypes
 import os
 
 from ._handle import Handle
-from ._library import HAS_TOKENIZERS, call, library
+from ._library import call, library
 from ._text import Ids, decode, encode, path_bytes
-from .errors import UnsupportedError
 
 
 class Tokenizer:
@@ -19,8 +18,6 @@ class Tokenizer:
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Tokenizer:
         """path: a tokenizer.json, or a folder that holds one. Raises NotFoundError, FormatError, UnsupportedError."""
-        if not HAS_TOKENIZERS:
-            raise UnsupportedError("this build of the fathom library has no tokenizers by themselves (fathom_tokenizer_load is missing)")
         handle = Handle("tokenizer", library.fathom_tokenizer_free)
         call(library.fathom_tokenizer_load, path_bytes(path), ctypes.byref(handle.pointer))
         return cls(handle)

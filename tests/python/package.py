@@ -85,7 +85,7 @@ def kind_of(field):
 
 
 def test_prototypes_are_the_headers():
-    prototypes = _library.PROTOTYPES + (_library.TOKENIZER_PROTOTYPES if _library.HAS_TOKENIZERS else "")
+    prototypes = _library.PROTOTYPES
     assert "fathom_logits" in prototypes
     compile_and_run(f"#include <fathom.h>\n{prototypes}\nint main(void) {{ return 0; }}")
     try:
@@ -178,10 +178,6 @@ def test_more_ids_than_bytes():
 
 
 def test_tokenizer():
-    if not _library.HAS_TOKENIZERS:
-        raises(fathom.UnsupportedError, "fathom_tokenizer_load", fathom.Tokenizer.load, "run/tokenizer.json")
-        raises(fathom.UnsupportedError, "fathom_model_tokenizer", lambda: MODEL.tokenizer)
-        return "fathom_tokenizer_load is not in this build"
     for path in ("run/tokenizer.json", pathlib.Path("run")):
         with fathom.Tokenizer.load(path) as tokenizer:
             assert tokenizer.encode(TEXT) == MODEL.encode(TEXT) and tokenizer.decode(tokenizer.encode(TEXT)) == TEXT
