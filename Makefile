@@ -7,6 +7,7 @@
 #   make test-asan  the same under AddressSanitizer and UndefinedBehaviorSanitizer
 #   make test-interop  against transformers, PyTorch, tokenizers and TensorBoard from PyPI (downloads 3 GB the first time)
 #   make test-tsan  the threaded tests under ThreadSanitizer (clang)
+#   make fuzz       every reader of files under libFuzzer for FUZZ_SECONDS (60) each (clang)
 #   make study      the published comparison at equal training FLOPs (hours; docs/isoflop.md); TEXTS=FOLDER OUT=FOLDER
 #   make install PREFIX=/usr/local
 #   make clean
@@ -16,7 +17,7 @@ PREFIX ?= /usr/local
 CMAKE_FLAGS ?=
 JOBS := $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: all demo study test test-asan test-interop test-tsan install clean setup setup-test
+.PHONY: all demo study test test-asan test-interop test-tsan fuzz install clean setup setup-test
 
 all: setup
 	@cmake -S . -B $(BUILD) -DCMAKE_INSTALL_PREFIX=$(PREFIX) -DFATHOM_TESTS=OFF $(CMAKE_FLAGS) >$(BUILD).log 2>&1 || { cat $(BUILD).log; exit 1; }
@@ -51,8 +52,12 @@ test-tsan:
 	@scripts/setup.sh tsan
 	@tests/run.sh $(BUILD)-tsan "-DFATHOM_TSAN=ON -DCMAKE_C_COMPILER=clang $(CMAKE_FLAGS)" threads
 
+fuzz:
+	@scripts/setup.sh fuzz
+	@tests/fuzz/run.sh $(BUILD)-fuzz "$(CMAKE_FLAGS)"
+
 install: all
 	@cmake --install $(BUILD) --prefix $(PREFIX)
 
 clean:
-	rm -rf $(BUILD) $(BUILD).log $(BUILD)-test $(BUILD)-asan $(BUILD)-interop $(BUILD)-tsan
+	rm -rf $(BUILD) $(BUILD).log $(BUILD)-test $(BUILD)-asan $(BUILD)-interop $(BUILD)-tsan $(BUILD)-fuzz

@@ -61,8 +61,27 @@ typedef struct fathom_error {
 FATHOM_API const char *fathom_status_text(fathom_status code);
 FATHOM_API const char *fathom_version(void);
 
+typedef struct fathom_tokenizer fathom_tokenizer;
 typedef struct fathom_model fathom_model;
 typedef struct fathom_session fathom_session;
+typedef struct fathom_generation fathom_generation;
+typedef struct fathom_trace fathom_trace;
+
+/* A tokenizer, without a model: path is a Hugging Face tokenizer.json (byte-level BPE; docs/tokenizers.md) or a folder that holds one. It never
+ * changes after loading and may be shared between threads. Anything it cannot do exactly is refused with FATHOM_UNSUPPORTED. On success
+ * *out is owned by the caller: fathom_tokenizer_free. */
+FATHOM_API fathom_status fathom_tokenizer_load(const char *path, fathom_tokenizer **out, fathom_error *err);
+FATHOM_API void fathom_tokenizer_free(fathom_tokenizer *tokenizer); /* NULL is fine */
+/* The highest id + 1. */
+FATHOM_API int64_t fathom_tokenizer_vocab(const fathom_tokenizer *tokenizer);
+/* Text, any bytes, to token ids; special: not 0 for those too that the tokenizer puts around a text (a beginning-of-text token, say). Writes
+ * at most capacity ids and sets *count to the number needed; when *count > capacity the call fails with FATHOM_INVALID_ARGUMENT and
+ * may be repeated with room enough. */
+FATHOM_API fathom_status fathom_tokenizer_encode(const fathom_tokenizer *tokenizer, const char *text, size_t bytes, int special,
+                                                 int32_t *ids, size_t capacity, size_t *count, fathom_error *err);
+/* The bytes of one token, borrowed; *bytes is their number (0 for an id that no token has). NULL for an id outside the vocabulary. A token
+ * may end inside a UTF-8 character. */
+FATHOM_API const char *fathom_tokenizer_text(const fathom_tokenizer *tokenizer, int32_t id, size_t *bytes);
 
 typedef struct fathom_model_info {
     int64_t vocab, dim, layers, heads, kv_heads, ffn;
@@ -71,17 +90,19 @@ typedef struct fathom_model_info {
     int64_t routed_layers; /* 0 for a plain model */
 } fathom_model_info;
 
-/* Loads the model directory dir (config.json, model.safetensors, tokenizer.json). threads: 0 = all processors.
+/* Loads the model directory dir (config.json, model.safetensors or the files that its index names, tokenizer.json). Without a
+ * tokenizer.json that is read here only token ids serve: what takes text fails. threads: 0 = all processors.
  * On success *out is owned by the caller: fathom_model_free. */
 FATHOM_API fathom_status fathom_model_load(const char *dir, int threads, fathom_model **out, fathom_error *err);
 FATHOM_API void fathom_model_free(fathom_model *model); /* NULL is fine */
 FATHOM_API fathom_model_info fathom_model_describe(const fathom_model *model);
 
-/* Text to token ids. Writes at most capacity ids and sets *count to the number needed; when *count > capacity the call
- * fails with FATHOM_INVALID_ARGUMENT and may be repeated with room enough. */
+/* The model's tokenizer, borrowed: it lives as long as the model. NULL where its directory has none that can be read; fathom_encode says why. */
+FATHOM_API const fathom_tokenizer *fathom_model_tokenizer(const fathom_model *model);
+/* fathom_tokenizer_encode by the model's tokenizer, with its special tokens. */
 FATHOM_API fathom_status fathom_encode(const fathom_model *model, const char *text, size_t bytes, int32_t *ids,
                                        size_t capacity, size_t *count, fathom_error *err);
-/* The bytes of one token, borrowed from the model; *bytes is their number. NULL for an id outside the vocabulary. */
+/* fathom_tokenizer_text by the model's tokenizer; NULL without one. */
 FATHOM_API const char *fathom_token_text(const fathom_model *model, int32_t id, size_t *bytes);
 
 /* A new sequence of at most max_tokens tokens (0 = the model's own maximum). Allocates everything it will need. */
@@ -132,6 +153,65 @@ FATHOM_API fathom_generate_options fathom_generate_defaults(void);
 FATHOM_API fathom_status fathom_generate(const fathom_model *model, const char *prompt, size_t prompt_bytes,
                                          const fathom_generate_options *options, fathom_text_callback callback,
                                          void *user, fathom_generate_stats *stats, fathom_error *err);
+
+/* The same text, asked for piece by piece: fathom_generate is a loop over these. Belongs to one thread at a time and borrows the model
+ * and the options, stop texts included, until it is freed, which may be before the end. Nothing is computed yet. */
+FATHOM_API fathom_status fathom_generation_new(const fathom_model *model, const char *prompt, size_t prompt_bytes,
+                                               const fathom_generate_options *options, fathom_generation **out,
+                                               fathom_error *err);
+FATHOM_API void fathom_generation_free(fathom_generation *generation); /* NULL is fine */
+/* Computes one token, the first time the prompt too, and gives the text that is certain by now: *bytes may be 0 where what there is may
+ * yet become a character or a stop text. *text is NULL at the end, which a failure brings too, else borrowed until the next call. */
+FATHOM_API fathom_status fathom_generation_next(fathom_generation *generation, const char **text, size_t *bytes,
+                                                fathom_error *err);
+FATHOM_API fathom_generate_stats fathom_generation_stats(const fathom_generation *generation); /* so far */
+
+/* What follows looks at a given text as a whole. Top-k routing, as in training, sees the whole sequence; causal routing is what
+ * sampling does. A plain model gives the same in both. Ids outside the vocabulary are refused, as are counts that are too small or too
+ * large, with FATHOM_INVALID_ARGUMENT. Each call allocates what it needs and frees it again. */
+typedef enum fathom_routing {
+    FATHOM_CAUSAL,
+    FATHOM_TOPK
+} fathom_routing;
+
+/* The logits after each of count tokens (1 to the model's max_tokens) of one sequence, into logits [count, vocab]. In causal routing
+ * row i is what a session gives after i + 1 tokens, up to the order of additions. */
+FATHOM_API fathom_status fathom_logits(const fathom_model *model, const int32_t *ids, size_t count, fathom_routing routing,
+                                       float *logits, fathom_error *err);
+
+typedef struct fathom_loss_result {
+    double loss;            /* mean over the predictions, nats: perplexity is its exponential */
+    int64_t predictions;    /* count - 1 */
+    double routed_fraction; /* of (token, router) pairs; see fathom_session_routed_fraction */
+} fathom_loss_result;
+
+/* The mean cross-entropy of tokens 1 to count - 1 (count is 2 or more) given those before them, in windows of T = min(count - 1,
+ * max_tokens): window w reads tokens [w T, w T + T), each on its own, and predicts the token after each of them. It is the loss that
+ * `fathom eval --seq-len T` reports for these tokens; a last window that is shorter is filled up with token 0, which is not counted
+ * but takes part in top-k routing. */
+FATHOM_API fathom_status fathom_loss(const fathom_model *model, const int32_t *ids, size_t count, fathom_routing routing,
+                                     fathom_loss_result *out, fathom_error *err);
+
+/* One routed block, or attention or MLP of one; pointers are borrowed from the trace. */
+typedef struct fathom_trace_stage {
+    int64_t layer;           /* from 0 */
+    const char *unit;        /* "attn" or "mlp" where these are routed apart, else "" */
+    int64_t count;           /* tokens that went through */
+    const int64_t *selected; /* [count] their indices, ascending */
+    const float *weights;    /* [count] the gate's value of each, by which its update is multiplied */
+} fathom_trace_stage;
+
+/* Runs count tokens (1 or more) through a routed model in windows of max_tokens, each on its own, and keeps what was decided, as
+ * `fathom inspect` shows it. A plain model is refused. *out is the caller's: fathom_trace_free. It does not change and needs the model
+ * no longer. */
+FATHOM_API fathom_status fathom_trace_new(const fathom_model *model, const int32_t *ids, size_t count, fathom_routing routing,
+                                          fathom_trace **out, fathom_error *err);
+FATHOM_API void fathom_trace_free(fathom_trace *trace); /* NULL is fine */
+/* Number of routed stages, in order of depth. */
+FATHOM_API int64_t fathom_trace_stages(const fathom_trace *trace);
+FATHOM_API fathom_status fathom_trace_get(const fathom_trace *trace, int64_t stage, fathom_trace_stage *out, fathom_error *err);
+/* Nats of each token given those before it in its window [count], borrowed from the trace; NaN for the first of a window. */
+FATHOM_API const float *fathom_trace_losses(const fathom_trace *trace);
 
 #ifdef __cplusplus
 }

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs the Debian packages that fathom needs and this machine lacks. setup.sh build | study | test | interop | tsan
+# Installs the Debian packages that fathom needs and this machine lacks. setup.sh build | study | test | interop | tsan | fuzz
 set -eu
 
 build="gcc libc6-dev cmake make pkg-config libdnnl-dev libjansson-dev libpcre2-dev libutf8proc-dev"
@@ -9,9 +9,10 @@ case "${1:-}" in
 build) wanted=$build ;;
 study) wanted="$build gnuplot-nox" ;;
 test) wanted="$build $tests" ;;
-interop) wanted="$build python3 python3-venv" ;;
+interop) wanted="$build libcmocka-dev python3 python3-venv" ;;
 tsan) wanted="$build $tests clang libomp-dev" ;;
-*) echo "usage: setup.sh build|study|test|interop|tsan" >&2; exit 2 ;;
+fuzz) wanted="$build clang libomp-dev" ;;
+*) echo "usage: setup.sh build|study|test|interop|tsan|fuzz" >&2; exit 2 ;;
 esac
 
 missing=

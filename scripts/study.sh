@@ -42,4 +42,4 @@ train() {
 train main "--budget 3e13,1e14 --variants plain,mod,stochastic" "$@"
 train main "--budget 3e14 --variants plain,mod" "$@"
 train main "--budget 3e14 --variants stochastic --sizes 3" "$@"
-train ablation "--budget 1e13 --sizes 3 --seeds 2 --variants plain,stochastic,mod,mod-c0.06,mod-c0.25,mod-c0.5,mod-c1,mod-e1,mod-d3,mod-sigmoid,mod-one,mod-aux,choice" "$@"
+train ablation "--budget 1e13 --sizes 3 --seeds 2 --variants plain,stochastic,mod,mod-c0.06,mod-c0.25,mod-c0.5,mod-c1,mod-e1,mod-d3,mod-m2,mod-sigmoid,mod-one,mod-aux,choice" "$@"

@@ -241,12 +241,10 @@ static fathom_status read_text(const inspect_command *c, const fathom_model *mod
     file_map map = {.data = (void *)c->text, .size = c->text ? strlen(c->text) : 0};
     if (c->file)
         TRY(file_map_open(c->file, &map, err));
-    const size_t n = tokenizer_encode(model->tok, (const char *)map.data, map.size, NULL, 0);
-    *ids = malloc((n + 1) * sizeof **ids);
-    fathom_status status = *ids ? FATHOM_OK : status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
-    if (status == FATHOM_OK)
-        tokenizer_encode(model->tok, (const char *)map.data, map.size, *ids, n);
-    *count = (int64_t)n;
+    id_list list = {0};
+    const fathom_status status = tokenizer_encode(model->tok, (const char *)map.data, map.size, true, &list, err);
+    *ids = list.ids;
+    *count = (int64_t)list.count;
     if (c->file)
         file_map_close(&map);
     return status;
@@ -282,7 +280,10 @@ static int run(const inspect_command *c, const char *dir, routing r)
     int32_t *ids = NULL;
     int64_t count = 0;
     float threshold[MODEL_MAX_STAGES];
+    const tokenizer *tok;
     fathom_status status = fathom_model_load(dir, (int)c->threads, &loaded, &err);
+    if (status == FATHOM_OK)
+        status = session_tokenizer(loaded, &tok, &err); /* what follows shows text */
     if (status == FATHOM_OK && c->budget != 0)
         status = budget_thresholds(&loaded->m.config, c->budget, threshold, &err);
     if (status == FATHOM_OK)

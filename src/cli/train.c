@@ -15,7 +15,7 @@
 
 typedef struct train_command {
     option_list data, val_data;
-    const char *out, *dtype, *init, *data_format;
+    const char *out, *dtype, *init, *tokenizer, *data_format;
     bool resume, json, resumed, converts; /* a checkpoint goes on; a plain model gets routers */
     bool raw, nameless; /* ids that no tokenizer here explains */
     double val_fraction;
@@ -70,6 +70,7 @@ static fathom_status parse(train_command *c, int argc, char **argv, options_resu
         {OPTION_NUMBER, "val-fraction", &c->val_fraction, "X", "share of each file held out (0.05); folders of shards have their own"},
         DATA_FORMAT_OPTION(&c->data_format),
         {OPTION_TEXT, "out", &c->out, "DIR", "run directory"},
+        {OPTION_TEXT, "tokenizer", &c->tokenizer, "PATH", "a tokenizer.json or a folder with one (--init's, else one token a byte)"},
         {OPTION_TEXT, "init", &c->init, "DIR", "start from the model in DIR; with --mod a plain model is made a routed one"},
         {OPTION_FLAG, "resume", &c->resume, 0, "go on from DIR's checkpoint; options that are left out are its own"},
         {OPTION_HEADING, "budget: one of", 0, 0, 0},
@@ -94,6 +95,7 @@ static fathom_status parse(train_command *c, int argc, char **argv, options_resu
         {OPTION_INTEGER, "eval-tokens", &o->eval_tokens, "N", "held-out tokens an evaluation reads, 0 = all (65536)"},
         {OPTION_INTEGER, "save-every", &o->save_every, "N", "steps between checkpoints (0: at the end)"},
         {OPTION_INTEGER, "log-every", &o->log_every, "N", "steps between lines of log.jsonl (10)"},
+        {OPTION_FLAG, "tensorboard", &o->tensorboard, 0, "log.jsonl's numbers as TensorBoard events too: tensorboard --logdir DIR"},
         {OPTION_INTEGER, "threads", &c->threads, "N", "processor threads (all)"},
         {OPTION_TEXT, "dtype", &c->dtype, "TYPE", "fp32, or bf16: products of inputs rounded to bfloat16 (fp32)"},
         {OPTION_FLAG, "recompute", &o->recompute, 0, "keep only the blocks' inputs and compute the rest again: less memory"},
@@ -138,12 +140,14 @@ static fathom_status adopt_saved(train_command *c, int argc, char **argv, option
 /* Somebody said how many ids there are: shards that do not tell are read by that. */
 static bool vocab_given(const train_command *c)
 {
-    return c->shape.vocab || c->init || c->resumed;
+    return c->shape.vocab || c->tokenizer || c->init || c->resumed;
 }
 
-/* The folder that the run takes up has a tokenizer. */
+/* --tokenizer was given, or the folder that the run takes up has one: it is not bytes for want of anything else. */
 static bool tokenizer_named(const train_command *c)
 {
+    if (c->tokenizer)
+        return true;
     const char *dir = c->resumed ? c->out : c->init;
     char *path = dir ? path_join(dir, "tokenizer.json") : NULL;
     const bool named = path && path_exists(path);
@@ -233,7 +237,7 @@ static fathom_status start_values(train_command *c, model *m, const corpus *data
     TRY(model_randomize(m, c->options.seed, err));
     if (!c->init || c->resumed)
         return FATHOM_OK;
-    TRY(conversion_load(m, c->init, c->converts, err));
+    TRY(model_read_folder(m, c->init, c->converts, err));
     if (!c->converts)
         return FATHOM_OK;
     TRY(conversion_start_routers(m, &data->train, ROUTER_TOKENS, c->options.batch, &mean, &deviation, err));
@@ -298,17 +302,34 @@ static fathom_status read_saved_shape(const char *dir, model_config *config, fat
     return status;
 }
 
-/* The model's own tokenizer, where it has one, must be what the run will use. */
-static fathom_status check_tokenizer(const char *dir, fathom_error *err)
+/* The tokenizer in dir; *out stays NULL where there is none. */
+static fathom_status read_own_tokenizer(const char *dir, tokenizer **out, fathom_error *err)
 {
     char *path = path_join(dir, "tokenizer.json");
-    tokenizer *own = NULL;
     fathom_status status = path ? FATHOM_OK : status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
     if (status == FATHOM_OK && path_exists(path))
-        status = tokenizer_load(path, &own, err);
-    tokenizer_free(own);
+        status = tokenizer_load(path, out, err);
     free(path);
     return status;
+}
+
+/* The run's own where it goes on, --init's where it starts from a model: --tokenizer may only say the same. Otherwise --tokenizer's, or bytes. */
+static fathom_status choose_tokenizer(const train_command *c, tokenizer **out, fathom_error *err)
+{
+    const char *dir = c->resumed ? c->out : c->init;
+    tokenizer *given = NULL;
+    if (dir)
+        TRY(read_own_tokenizer(dir, out, err));
+    if (!c->tokenizer)
+        return *out ? FATHOM_OK : tokenizer_bytes(out, err);
+    TRY(tokenizer_load(c->tokenizer, &given, err));
+    if (!*out) {
+        *out = given;
+        return FATHOM_OK;
+    }
+    const bool same = tokenizer_same(*out, given);
+    tokenizer_free(given);
+    return same ? FATHOM_OK : status_fail(err, FATHOM_INVALID_ARGUMENT, "--tokenizer: %s: is not the one that %s has", c->tokenizer, dir);
 }
 
 /* --init's shape, routed as the options say. */
@@ -321,7 +342,6 @@ static fathom_status read_init_shape(train_command *c, int64_t vocab, model_conf
     if (config->vocab < vocab)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "--init: %s: vocab_size: %lld: the tokenizer has %lld ids", c->init,
                            (long long)config->vocab, (long long)vocab);
-    TRY(check_tokenizer(c->init, err));
     config->mod.budgets = 0; /* calibrated for weights that will change */
     if (model_flags_untouched(&c->shape))
         return FATHOM_OK;
@@ -346,7 +366,7 @@ static fathom_status choose_shape(train_command *c, const tokenizer *tok, model_
 }
 
 /* Everything that can be wrong with the command line, before any work. */
-static fathom_status check_command(train_command *c, const tokenizer *tok, int argc, char **argv, options_result *parsed,
+static fathom_status check_command(train_command *c, tokenizer **tok, int argc, char **argv, options_result *parsed,
                                    model_config *config, fathom_error *err)
 {
     if (!c->out)
@@ -361,7 +381,11 @@ static fathom_status check_command(train_command *c, const tokenizer *tok, int a
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "--val-fraction: %g: must be in [0, 1)", c->val_fraction);
     TRY(train_options_check(&c->options, err));
     TRY(model_flags_check_use(&c->shape, err));
-    TRY(choose_shape(c, tok, config, err));
+    TRY(choose_tokenizer(c, tok, err));
+    TRY(choose_shape(c, *tok, config, err));
+    if (config->vocab < tokenizer_vocab(*tok))
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "%s: vocab_size: %lld: its tokenizer has %lld ids", c->out, (long long)config->vocab,
+                           (long long)tokenizer_vocab(*tok));
     if (c->options.capacity_warmup > 0 && model_routed_stages(config) == 0)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "--mod-capacity-warmup: %lld: the model has no routed blocks",
                            (long long)c->options.capacity_warmup);
@@ -390,9 +414,7 @@ int command_train(int argc, char **argv)
     if (status == FATHOM_OK && parsed.help)
         return EXIT_OK;
     if (status == FATHOM_OK)
-        status = tokenizer_bytes(&tok, &err);
-    if (status == FATHOM_OK)
-        status = check_command(&c, tok, argc, argv, &parsed, &config, &err);
+        status = check_command(&c, &tok, argc, argv, &parsed, &config, &err);
     int code;
     if (status != FATHOM_OK) {
         code = cli_usage(&err);

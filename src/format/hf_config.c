@@ -5,32 +5,42 @@
 #include <math.h>
 #include <string.h>
 
+#include "format/hf_rope.h"
 #include "format/json.h"
 
-enum { MAX_FILE_SIZE = 16 << 20 };
+enum { MAX_FILE_SIZE = 16 << 20, MISTRAL_WINDOW = 4096 };
 
-#define LLAMA "LlamaForCausalLM"
+static const char *const architectures[MODEL_FAMILY_COUNT] = {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM"};
 #define FATHOM "FathomForCausalLM"
 #define Q8_METHOD "fathom-q8"
 
 /* --- reading --- */
 
-/* Which of the two: the one architecture named, with a model_type that agrees. */
-static fathom_status read_architecture(const json_fields *f, bool *routed, fathom_error *err)
+/* The one architecture named, with a model_type that agrees. ours: fathom's own, whose blocks are those of base_model_type. */
+static fathom_status read_architecture(const json_fields *f, model_family *family, bool *ours, fathom_error *err)
 {
     const json_t *list;
     const char *type;
     TRY(json_field_get(f, "architectures", JSON_ARRAY, &list, err));
     const char *name = json_array_size(list) == 1 ? json_string_value(json_array_get(list, 0)) : NULL;
-    if (!name || (strcmp(name, LLAMA) != 0 && strcmp(name, FATHOM) != 0))
-        return json_field_refuse(f, "architectures", FATHOM_UNSUPPORTED,
-                                 "expected [\"" LLAMA "\"] or [\"" FATHOM "\"]", err);
-    *routed = strcmp(name, FATHOM) == 0;
+    int found = -1;
+    for (int i = 0; name && i < MODEL_FAMILY_COUNT; i++)
+        if (strcmp(name, architectures[i]) == 0)
+            found = i;
+    *ours = name && strcmp(name, FATHOM) == 0;
+    if (found < 0 && !*ours)
+        return json_field_refuse(f, "architectures", FATHOM_UNSUPPORTED, "expected one of LlamaForCausalLM, MistralForCausalLM, "
+                                 "Qwen2ForCausalLM, " FATHOM, err);
+    *family = found < 0 ? MODEL_FAMILY_LLAMA : (model_family)found;
     if (json_field_has(f, "model_type")) {
         TRY(json_field_string(f, "model_type", &type, err));
-        if (strcmp(type, *routed ? "fathom" : "llama") != 0)
-            return json_field_refuse(f, "model_type", FATHOM_UNSUPPORTED,
-                                     *routed ? "not the type of " FATHOM : "not the type of " LLAMA, err);
+        if (strcmp(type, *ours ? "fathom" : model_family_name(*family)) != 0)
+            return json_field_refuse(f, "model_type", FATHOM_UNSUPPORTED, "not the type of the architecture named", err);
+    }
+    if (*ours && json_field_has(f, "base_model_type")) {
+        TRY(json_field_string(f, "base_model_type", &type, err));
+        if (!model_family_parse(type, family))
+            return json_field_refuse(f, "base_model_type", FATHOM_UNSUPPORTED, "expected \"llama\", \"mistral\" or \"qwen2\"", err);
     }
     return FATHOM_OK;
 }
@@ -53,18 +63,37 @@ static fathom_status refuse_present(const json_fields *f, const char *name, fath
     return FATHOM_OK;
 }
 
-/* A window as long as the longest sequence, or switched off, changes nothing. */
-static fathom_status check_sliding_window(const json_fields *f, int64_t seq_len, fathom_error *err)
+/* A window as long as the longest sequence, or switched off, changes nothing. Where the file is silent transformers gives Mistral
+ * a window of 4096; Mistral has no switch, and Qwen2's is off. */
+static fathom_status check_sliding_window(const json_fields *f, const model_config *c, fathom_error *err)
 {
-    if (!json_field_has(f, "sliding_window"))
-        return FATHOM_OK;
-    bool used = true;
-    int64_t window;
-    if (json_field_has(f, "use_sliding_window"))
+    const bool mistral = c->family == MODEL_FAMILY_MISTRAL, silent = !json_object_get(f->object, "sliding_window");
+    bool used = c->family != MODEL_FAMILY_QWEN2;
+    int64_t window = MISTRAL_WINDOW;
+    if (!mistral && json_field_has(f, "use_sliding_window"))
         TRY(json_field_bool(f, "use_sliding_window", &used, err));
-    TRY(json_field_int(f, "sliding_window", &window, err));
-    if (used && window < seq_len)
-        return json_field_refuse(f, "sliding_window", FATHOM_UNSUPPORTED, "sliding windows are not supported", err);
+    if (json_field_has(f, "sliding_window"))
+        TRY(json_field_int(f, "sliding_window", &window, err));
+    else if (!silent || !mistral)
+        return FATHOM_OK;
+    if (used && window < c->seq_len)
+        return json_field_refuse(f, "sliding_window", FATHOM_UNSUPPORTED, silent ? "transformers' default is 4096, and sliding windows "
+                                 "are not supported" : "sliding windows are not supported", err);
+    return FATHOM_OK;
+}
+
+/* Qwen2's kinds of attention, layer by layer. */
+static fathom_status check_layer_types(const json_fields *f, fathom_error *err)
+{
+    const json_t *list;
+    if (!json_field_has(f, "layer_types"))
+        return FATHOM_OK;
+    TRY(json_field_get(f, "layer_types", JSON_ARRAY, &list, err));
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        const json_t *value = json_array_get(list, i);
+        if (!json_is_string(value) || strcmp(json_string_value(value), "full_attention") != 0)
+            return json_value_refuse(f, "layer_types", value, FATHOM_UNSUPPORTED, "expected \"full_attention\"", err);
+    }
     return FATHOM_OK;
 }
 
@@ -82,7 +111,7 @@ static fathom_status check_quantization(const json_fields *f, fathom_error *err)
     return FATHOM_OK;
 }
 
-static fathom_status check_supported(const json_fields *f, int64_t seq_len, fathom_error *err)
+static fathom_status check_supported(const json_fields *f, const model_config *c, fathom_error *err)
 {
     if (json_field_has(f, "hidden_act")) {
         const char *act;
@@ -92,27 +121,9 @@ static fathom_status check_supported(const json_fields *f, int64_t seq_len, fath
     }
     TRY(refuse_true(f, "attention_bias", err));
     TRY(refuse_true(f, "mlp_bias", err));
-    TRY(refuse_present(f, "rope_scaling", err));
     TRY(check_quantization(f, err));
-    return check_sliding_window(f, seq_len, err);
-}
-
-/* rope_theta stands at the root, or, in newer files, in rope_parameters beside the kind of RoPE. */
-static fathom_status read_rope(const json_fields *f, model_config *c, fathom_error *err)
-{
-    if (json_field_has(f, "rope_theta"))
-        TRY(json_field_float(f, "rope_theta", &c->rope_theta, err));
-    if (!json_field_has(f, "rope_parameters"))
-        return FATHOM_OK;
-    json_fields rope = {.path = f->path, .inside = "rope_parameters"};
-    TRY(json_field_get(f, "rope_parameters", JSON_OBJECT, &rope.object, err));
-    if (json_field_has(&rope, "rope_type")) {
-        const char *type;
-        TRY(json_field_string(&rope, "rope_type", &type, err));
-        if (strcmp(type, "default") != 0)
-            return json_field_refuse(&rope, "rope_type", FATHOM_UNSUPPORTED, "expected \"default\"", err);
-    }
-    return json_field_has(&rope, "rope_theta") ? json_field_float(&rope, "rope_theta", &c->rope_theta, err) : FATHOM_OK;
+    TRY(check_layer_types(f, err));
+    return check_sliding_window(f, c, err);
 }
 
 /* An id, null or nothing for none, or a list of which the first counts. */
@@ -140,18 +151,18 @@ static fathom_status read_plain(const json_fields *f, model_config *c, fathom_er
     TRY(json_field_int(f, "num_attention_heads", &c->heads, err));
     TRY(json_field_int(f, "intermediate_size", &c->ffn, err));
     TRY(json_field_int(f, "max_position_embeddings", &c->seq_len, err));
-    /* where the file is silent: transformers' defaults of a Llama model */
+    /* where the file is silent: transformers' defaults, but for num_key_value_heads, which only Llama's lets be those of the queries */
     c->kv_heads = c->heads;
     c->rope_theta = 10000;
     c->norm_eps = 1e-6f;
     c->tied = false;
-    if (json_field_has(f, "num_key_value_heads"))
+    if (c->family != MODEL_FAMILY_LLAMA || json_field_has(f, "num_key_value_heads"))
         TRY(json_field_int(f, "num_key_value_heads", &c->kv_heads, err));
     if (json_field_has(f, "rms_norm_eps"))
         TRY(json_field_float(f, "rms_norm_eps", &c->norm_eps, err));
     if (json_field_has(f, "tie_word_embeddings"))
         TRY(json_field_bool(f, "tie_word_embeddings", &c->tied, err));
-    TRY(read_rope(f, c, err));
+    TRY(hf_rope_read(f, c, err));
     TRY(read_token_id(f, "bos_token_id", &c->bos_id, err));
     TRY(read_token_id(f, "eos_token_id", &c->eos_id, err));
     if (json_field_has(f, "head_dim"))
@@ -300,9 +311,9 @@ static fathom_status read_root(const json_fields *f, model_config *c, fathom_err
     bool ours = false;
     if (!json_is_object(f->object))
         return status_fail(err, FATHOM_FORMAT, "%s: not a JSON object", f->path);
-    TRY(read_architecture(f, &ours, err));
+    TRY(read_architecture(f, &c->family, &ours, err));
     TRY(read_plain(f, c, err));
-    TRY(check_supported(f, c->seq_len, err));
+    TRY(check_supported(f, c, err));
     const bool experts = ours && json_field_has(f, "num_local_experts");
     if (experts)
         TRY(read_experts(f, c, err));
@@ -336,11 +347,33 @@ static int put_token_ids(json_t *o, const model_config *c)
     return failed | json_object_set_new(o, "pad_token_id", json_null());
 }
 
+static json_t *dtype_json(weight_type stored)
+{
+    return json_string(stored == WEIGHT_BF16 ? "bfloat16" : "float32");
+}
+
+static int put_quantization(json_t *o, weight_type stored)
+{
+    if (stored != WEIGHT_Q8)
+        return 0;
+    return json_object_set_new(o, "quantization_config", json_pack("{s:s, s:i, s:s}", "quant_method", Q8_METHOD, "bits", 8, "scale", "row"));
+}
+
+bool hf_config_is_ours(const model_config *c)
+{
+    return c->mod.router != MOD_ROUTER_NONE || c->experts.count > 0;
+}
+
 static int put_plain(json_t *o, const model_config *c, weight_type stored)
 {
-    const bool ours = c->mod.router != MOD_ROUTER_NONE || c->experts.count > 0;
-    int failed = json_object_set_new(o, "architectures", json_pack("[s]", ours ? FATHOM : LLAMA));
-    failed |= json_object_set_new(o, "model_type", json_string(ours ? "fathom" : "llama"));
+    const bool ours = hf_config_is_ours(c);
+    int failed = json_object_set_new(o, "architectures", json_pack("[s]", ours ? FATHOM : architectures[c->family]));
+    failed |= json_object_set_new(o, "model_type", json_string(ours ? "fathom" : model_family_name(c->family)));
+    if (ours && c->family != MODEL_FAMILY_LLAMA)
+        failed |= json_object_set_new(o, "base_model_type", json_string(model_family_name(c->family)));
+    if (ours) /* where transformers finds the code: hf_directory.c writes it */
+        failed |= json_object_set_new(o, "auto_map", json_pack("{s:s, s:s}", "AutoConfig", "modeling_fathom.FathomConfig",
+                                                               "AutoModelForCausalLM", "modeling_fathom." FATHOM));
     failed |= json_object_set_new(o, "vocab_size", json_integer(c->vocab));
     failed |= json_object_set_new(o, "hidden_size", json_integer(c->dim));
     failed |= json_object_set_new(o, "intermediate_size", json_integer(c->ffn));
@@ -349,18 +382,19 @@ static int put_plain(json_t *o, const model_config *c, weight_type stored)
     failed |= json_object_set_new(o, "num_key_value_heads", json_integer(c->kv_heads));
     failed |= json_object_set_new(o, "head_dim", json_integer(c->head_dim));
     failed |= json_object_set_new(o, "max_position_embeddings", json_integer(c->seq_len));
-    failed |= json_object_set_new(o, "rope_theta", json_float(c->rope_theta));
+    failed |= hf_rope_put(o, c);
     failed |= json_object_set_new(o, "rms_norm_eps", json_float(c->norm_eps));
     failed |= json_object_set_new(o, "tie_word_embeddings", json_boolean(c->tied));
     failed |= json_object_set_new(o, "hidden_act", json_string("silu"));
-    failed |= json_object_set_new(o, "attention_bias", json_false());
-    failed |= json_object_set_new(o, "mlp_bias", json_false());
+    if (c->family == MODEL_FAMILY_LLAMA) {
+        failed |= json_object_set_new(o, "attention_bias", json_false());
+        failed |= json_object_set_new(o, "mlp_bias", json_false());
+    } else {
+        failed |= json_object_set_new(o, "sliding_window", json_null());
+    }
     failed |= json_object_set_new(o, "initializer_range", json_float((float)(1 / sqrt((double)c->dim))));
-    failed |= json_object_set_new(o, "torch_dtype", json_string(stored == WEIGHT_BF16 ? "bfloat16" : "float32"));
-    if (stored == WEIGHT_Q8)
-        failed |= json_object_set_new(o, "quantization_config", json_pack("{s:s, s:i, s:s}", "quant_method", Q8_METHOD,
-                                                                          "bits", 8, "scale", "row"));
-    return failed | put_token_ids(o, c);
+    failed |= json_object_set_new(o, "torch_dtype", dtype_json(stored));
+    return failed | put_quantization(o, stored) | put_token_ids(o, c);
 }
 
 static int put_per_layer(json_t *mod, const model_config *c)
@@ -463,6 +497,18 @@ fathom_status hf_config_write(const char *path, const model_config *c, weight_ty
     if (c->experts.count > 0)
         failed |= put_experts(root, c);
     return finish(path, root, failed, err);
+}
+
+fathom_status hf_config_copy(const char *from, const char *to, weight_type stored, fathom_error *err)
+{
+    json_t *root;
+    TRY(json_file_read(from, MAX_FILE_SIZE, &root, err));
+    const bool newer = json_object_get(root, "dtype"), older = json_object_get(root, "torch_dtype") || !newer;
+    int failed = older ? json_object_set_new(root, "torch_dtype", dtype_json(stored)) : 0;
+    if (newer)
+        failed |= json_object_set_new(root, "dtype", dtype_json(stored));
+    json_object_del(root, "quantization_config");
+    return finish(to, root, failed | put_quantization(root, stored), err);
 }
 
 fathom_status hf_generation_config_write(const char *path, const model_config *c, fathom_error *err)

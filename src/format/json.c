@@ -38,15 +38,24 @@ fathom_status json_file_read(const char *path, size_t max_size, json_t **out, fa
     return status;
 }
 
-fathom_status json_file_write(const char *path, json_t *root, fathom_error *err)
+fathom_status json_file_text(json_t *root, const char *path, char **out, size_t *size, fathom_error *err)
 {
     char *text = root ? json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(FLOAT_DIGITS)) : NULL;
     json_decref(root);
+    *out = text;
     if (!text)
         return status_fail(err, FATHOM_OUT_OF_MEMORY, "%s: out of memory", path);
-    const size_t length = strlen(text);
-    text[length] = '\n'; /* in the place of the terminator: the length is what counts from here */
-    fathom_status status = file_write(path, text, length + 1, err);
+    *size = strlen(text);
+    text[(*size)++] = '\n'; /* in the place of the terminator: the size is what counts from here */
+    return FATHOM_OK;
+}
+
+fathom_status json_file_write(const char *path, json_t *root, fathom_error *err)
+{
+    char *text;
+    size_t size = 0;
+    TRY(json_file_text(root, path, &text, &size, err));
+    const fathom_status status = file_write(path, text, size, err);
     free(text);
     return status;
 }

@@ -20,6 +20,8 @@ typedef struct json_fields {
 /* *out is the caller's: json_decref. Duplicate names and anything after the value are refused. */
 fathom_status json_parse(const char *path, const char *text, size_t size, json_t **out, fathom_error *err);
 fathom_status json_file_read(const char *path, size_t max_size, json_t **out, fathom_error *err);
+/* The text of a file, *size bytes without a terminator; free *out. Takes the reference root; a NULL root is reported as out of memory. */
+fathom_status json_file_text(json_t *root, const char *path, char **out, size_t *size, fathom_error *err);
 /* Atomic (see file.h). Takes the reference root; a NULL root is reported as out of memory. Reals have 9 digits: make
  * them with json_float. */
 fathom_status json_file_write(const char *path, json_t *root, fathom_error *err);

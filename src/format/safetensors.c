@@ -21,6 +21,8 @@ struct safetensors {
     char *path;
     file_map map;
     json_t *header; /* owns the names and the metadata */
+    safetensors **parts; /* of several files: they own all but the lists */
+    size_t part_count;
     const unsigned char *data;
     size_t data_size, count;
     safetensors_tensor *tensors;        /* in the header's order */
@@ -243,10 +245,38 @@ fathom_status safetensors_open(const char *path, safetensors **out, fathom_error
     return status;
 }
 
+fathom_status safetensors_join(const char *path, safetensors **parts, size_t count, safetensors **out, fathom_error *err)
+{
+    size_t tensors = 0;
+    for (size_t i = 0; i < count; i++)
+        tensors += parts[i]->count;
+    safetensors *s = *out = calloc(1, sizeof *s);
+    if (s)
+        *s = (safetensors){.path = strdup(path), .tensors = calloc(tensors + 1, sizeof *s->tensors),
+                           .by_name = calloc(tensors + 1, sizeof *s->by_name)};
+    if (!s || !s->path || !s->tensors || !s->by_name) {
+        safetensors_close(s);
+        *out = NULL;
+        return status_fail(err, FATHOM_OUT_OF_MEMORY, "%s: out of memory for %zu tensors", path, tensors);
+    }
+    for (size_t i = 0; i < count; i++)
+        for (size_t j = 0; j < parts[i]->count; j++) {
+            s->by_name[s->count] = &s->tensors[s->count];
+            s->tensors[s->count++] = parts[i]->tensors[j];
+        }
+    qsort(s->by_name, s->count, sizeof *s->by_name, compare_names);
+    s->parts = parts;
+    s->part_count = count;
+    return FATHOM_OK;
+}
+
 void safetensors_close(safetensors *s)
 {
     if (!s)
         return;
+    for (size_t i = 0; i < s->part_count; i++)
+        safetensors_close(s->parts[i]);
+    free(s->parts);
     free(s->by_name);
     free(s->tensors);
     json_decref(s->header);
@@ -282,6 +312,14 @@ const char *safetensors_path(const safetensors *s)
     return s->path;
 }
 
+size_t safetensors_size(const safetensors *s)
+{
+    size_t size = s->map.size;
+    for (size_t i = 0; i < s->part_count; i++)
+        size += s->parts[i]->map.size;
+    return size;
+}
+
 /* --- widening --- */
 
 /* The bits of the float that a half stands for: 1 sign, 5 exponent (bias 15), 10 mantissa bits. */
@@ -298,10 +336,17 @@ static uint32_t widen_f16(uint16_t half)
     return sign | bits;
 }
 
-static void widen_16(const safetensors_tensor *t, float *out)
+bool safetensors_widens(safetensors_dtype d)
 {
-    const unsigned char *in = t->data;
-    for (size_t i = 0; i < t->bytes / sizeof(uint16_t); i++) {
+    return d == DTYPE_F32 || d == DTYPE_F16 || d == DTYPE_BF16;
+}
+
+void safetensors_widen(const safetensors_tensor *t, size_t first, size_t count, float *out)
+{
+    const unsigned char *in = (const unsigned char *)t->data + first * safetensors_dtype_bytes(t->dtype);
+    if (t->dtype == DTYPE_F32 && count)
+        memcpy(out, in, count * sizeof *out);
+    for (size_t i = 0; t->dtype != DTYPE_F32 && i < count; i++) {
         uint16_t narrow;
         memcpy(&narrow, in + i * sizeof narrow, sizeof narrow);
         const uint32_t bits = t->dtype == DTYPE_BF16 ? (uint32_t)narrow << 16 : widen_f16(narrow);
@@ -309,8 +354,8 @@ static void widen_16(const safetensors_tensor *t, float *out)
     }
 }
 
-static fathom_status find_shaped(const safetensors *s, const char *name, int rank, const int64_t *shape,
-                                 const safetensors_tensor **out, fathom_error *err)
+fathom_status safetensors_find_shaped(const safetensors *s, const char *name, int rank, const int64_t *shape,
+                                      const safetensors_tensor **out, fathom_error *err)
 {
     const safetensors_tensor *t = *out = safetensors_find(s, name);
     if (!t)
@@ -329,7 +374,7 @@ fathom_status safetensors_get(const safetensors *s, const char *name, safetensor
                               const void **out, fathom_error *err)
 {
     const safetensors_tensor *t;
-    TRY(find_shaped(s, name, rank, shape, &t, err));
+    TRY(safetensors_find_shaped(s, name, rank, shape, &t, err));
     if (t->dtype != dtype)
         return status_fail(err, FATHOM_FORMAT, "%s: %.100s: dtype %s, expected %s", s->path, name,
                            safetensors_dtype_name(t->dtype), safetensors_dtype_name(dtype));
@@ -341,14 +386,11 @@ fathom_status safetensors_read_f32(const safetensors *s, const char *name, int r
                                    fathom_error *err)
 {
     const safetensors_tensor *t;
-    TRY(find_shaped(s, name, rank, shape, &t, err));
-    if (t->dtype == DTYPE_F16 || t->dtype == DTYPE_BF16)
-        widen_16(t, out);
-    else if (t->dtype != DTYPE_F32)
+    TRY(safetensors_find_shaped(s, name, rank, shape, &t, err));
+    if (!safetensors_widens(t->dtype))
         return status_fail(err, FATHOM_UNSUPPORTED, "%s: %.100s: dtype %s, expected F32, F16 or BF16", s->path, name,
                            safetensors_dtype_name(t->dtype));
-    else if (t->bytes)
-        memcpy(out, t->data, t->bytes);
+    safetensors_widen(t, 0, t->bytes / safetensors_dtype_bytes(t->dtype), out);
     return FATHOM_OK;
 }
 
@@ -451,8 +493,23 @@ static bool write_all(FILE *stream, const void *data, size_t size)
     return size == 0 || fwrite(data, 1, size, stream) == size;
 }
 
-fathom_status safetensors_write(const char *path, const safetensors_tensor *tensors, size_t count,
-                                const char *const *metadata, fathom_error *err)
+/* A tensor in pieces, as they come; one that stands in memory is a piece. */
+static fathom_status write_tensor(const file_writer *w, const safetensors_tensor *tensors, size_t i, safetensors_source source,
+                                  void *user, fathom_error *err)
+{
+    for (size_t done = 0, bytes; done < tensors[i].bytes; done += bytes) {
+        const void *data = tensors[i].data;
+        bytes = tensors[i].bytes;
+        if (source)
+            TRY(source(user, i, done, &data, &bytes, err));
+        if (!write_all(w->stream, data, bytes))
+            return status_fail(err, FATHOM_IO, "%s: cannot write: %s", w->path, strerror(errno));
+    }
+    return FATHOM_OK;
+}
+
+fathom_status safetensors_write_from(const char *path, const safetensors_tensor *tensors, size_t count, const char *const *metadata,
+                                     safetensors_source source, void *user, fathom_error *err)
 {
     file_writer w = {0};
     char *header;
@@ -462,16 +519,21 @@ fathom_status safetensors_write(const char *path, const safetensors_tensor *tens
         status = file_writer_open(&w, path, err);
     if (status == FATHOM_OK) {
         /* ends at the first failure: what follows on a full disk would only hide the reason */
-        bool written = write_all(w.stream, header, size);
-        for (size_t i = 0; i < count && written; i++)
-            written = write_all(w.stream, tensors[i].data, tensors[i].bytes);
-        if (written) {
-            status = file_writer_commit(&w, err);
-        } else {
+        if (!write_all(w.stream, header, size))
             status = status_fail(err, FATHOM_IO, "%s: cannot write: %s", path, strerror(errno));
+        for (size_t i = 0; i < count && status == FATHOM_OK; i++)
+            status = write_tensor(&w, tensors, i, source, user, err);
+        if (status == FATHOM_OK)
+            status = file_writer_commit(&w, err);
+        else
             file_writer_abort(&w);
-        }
     }
     free(header);
     return status;
+}
+
+fathom_status safetensors_write(const char *path, const safetensors_tensor *tensors, size_t count,
+                                const char *const *metadata, fathom_error *err)
+{
+    return safetensors_write_from(path, tensors, count, metadata, NULL, NULL, err);
 }

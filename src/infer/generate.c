@@ -1,35 +1,31 @@
 /* Text from a prompt: prefill, then sample and append token by token, handing out whole UTF-8 characters and never any part
- * of a stop text. */
+ * of a stop text. A token is appended when the next one is asked for, so that the last one's logits are never computed. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/timing.h"
 #include "infer/sampler.h"
 #include "infer/session.h"
+#include "text/unicode.h"
 
-/* Text that was generated but not yet handed out. */
+/* Text that was generated: what the caller may see until it asks for more, then what is held back. */
 typedef struct stream {
     const fathom_generate_options *options;
-    fathom_text_callback callback;
-    void *user;
     char *pending;
     size_t length, capacity;
+    size_t ready; /* bytes that the caller may see */
     bool done;
 } stream;
 
-/* Bytes at the end that begin a UTF-8 character and do not complete it. Bytes that are not UTF-8 are never held back longer
- * than a character could be. */
-static size_t incomplete_utf8(const char *text, size_t length)
-{
-    for (size_t back = 1; back <= 3 && back <= length; back++) {
-        const unsigned char c = (unsigned char)text[length - back];
-        if ((c & 0xC0) == 0x80)
-            continue;
-        const size_t need = c >= 0xF0 && c < 0xF8 ? 4 : c >= 0xE0 ? 3 : c >= 0xC2 ? 2 : 1;
-        return c < 0xF8 && need > back ? back : 0;
-    }
-    return 0;
-}
+struct fathom_generation {
+    const fathom_model *model;
+    fathom_session *session;
+    sampler pick;
+    stream out;
+    id_list prompt; /* until it is appended */
+    int32_t last;   /* sampled, not yet appended */
+    fathom_generate_stats stats;
+};
 
 /* Bytes at the end that are the beginning of a stop text. */
 static size_t begun_stop(const stream *s)
@@ -42,14 +38,6 @@ static size_t begun_stop(const stream *s)
                 longest = n;
     }
     return longest;
-}
-
-static void hand_out(stream *s, size_t bytes)
-{
-    if (bytes > 0 && s->callback && s->callback(s->pending, bytes, s->user) != 0)
-        s->done = true;
-    memmove(s->pending, s->pending + bytes, s->length - bytes);
-    s->length -= bytes;
 }
 
 static bool find_stop(const stream *s, size_t *at)
@@ -78,16 +66,29 @@ static fathom_status stream_add(stream *s, const char *text, size_t bytes, fatho
     }
     memcpy(s->pending + s->length, text, bytes);
     s->length += bytes;
-    size_t at;
-    if (find_stop(s, &at)) {
-        hand_out(s, at);
-        s->length = 0;
-        s->done = true;
-        return FATHOM_OK;
+    s->done = find_stop(s, &s->ready);
+    if (!s->done) {
+        const size_t utf8 = utf8_unfinished(s->pending, s->length), stop = begun_stop(s);
+        s->ready = s->length - (utf8 > stop ? utf8 : stop);
     }
-    const size_t utf8 = incomplete_utf8(s->pending, s->length), stop = begun_stop(s);
-    hand_out(s, s->length - (utf8 > stop ? utf8 : stop));
     return FATHOM_OK;
+}
+
+/* Forgets what the caller has seen. */
+static void stream_advance(stream *s)
+{
+    if (s->ready == 0)
+        return;
+    s->length -= s->ready;
+    memmove(s->pending, s->pending + s->ready, s->length);
+    s->ready = 0;
+}
+
+/* No more text will come: nothing is held back any longer. */
+static void stream_end(stream *s)
+{
+    s->ready = s->length;
+    s->done = true;
 }
 
 fathom_generate_options fathom_generate_defaults(void)
@@ -95,83 +96,137 @@ fathom_generate_options fathom_generate_defaults(void)
     return (fathom_generate_options){.max_tokens = 128, .temperature = 0.8f, .top_p = 1, .seed = 1};
 }
 
-static fathom_status decode(const fathom_model *model, fathom_session *session, sampler *pick, stream *out,
-                            fathom_generate_stats *stats, fathom_error *err)
+static fathom_status prompt_ids(const fathom_model *model, const char *prompt, size_t bytes, int64_t max_tokens, id_list *ids,
+                                fathom_error *err)
 {
-    const model_config *c = &model->m.config;
-    while (!out->done && stats->tokens < out->options->max_tokens) {
-        const int32_t id = sampler_next(pick, fathom_session_logits(session));
-        if (id == c->eos_id)
-            break;
-        stats->tokens++;
-        size_t bytes;
-        const char *text = tokenizer_text(model->tok, id, &bytes);
-        if (text) /* ids past the tokenizer's vocabulary (padding of the embedding) have no text */
-            TRY(stream_add(out, text, bytes, err));
-        /* the last token's logits are not needed */
-        if (!out->done && stats->tokens < out->options->max_tokens)
-            TRY(fathom_session_append(session, &id, 1, err));
-    }
-    if (!out->done)
-        hand_out(out, out->length);
-    return FATHOM_OK;
-}
-
-static fathom_status prompt_ids(const fathom_model *model, const char *prompt, size_t bytes, int64_t max_tokens,
-                                int32_t **ids, size_t *count, fathom_error *err)
-{
-    *count = tokenizer_encode(model->tok, prompt, bytes, NULL, 0);
-    if (*count == 0)
+    const tokenizer *tok;
+    TRY(session_tokenizer(model, &tok, err));
+    TRY(tokenizer_encode(tok, prompt, bytes, true, ids, err));
+    if (ids->count == 0)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "prompt: empty: a model continues at least one token");
     if (max_tokens < 1)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "max_tokens: %lld: must be 1 or more", (long long)max_tokens);
     const int64_t limit = model->m.config.seq_len;
-    if (*count > (size_t)limit || max_tokens > limit - (int64_t)*count + 1)
+    if (ids->count > (size_t)limit || max_tokens > limit - (int64_t)ids->count + 1)
         return status_fail(err, FATHOM_INVALID_ARGUMENT,
                            "prompt of %zu tokens and max_tokens %lld: the model was made for sequences of at most %lld",
-                           *count, (long long)max_tokens, (long long)limit);
-    *ids = malloc(*count * sizeof **ids);
-    if (!*ids)
-        return status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
-    tokenizer_encode(model->tok, prompt, bytes, *ids, *count);
+                           ids->count, (long long)max_tokens, (long long)limit);
     return FATHOM_OK;
+}
+
+fathom_status fathom_generation_new(const fathom_model *model, const char *prompt, size_t prompt_bytes,
+                                    const fathom_generate_options *options, fathom_generation **out, fathom_error *err)
+{
+    *out = NULL;
+    fathom_generation *g = calloc(1, sizeof *g);
+    if (!g)
+        return status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
+    g->model = model;
+    g->out.options = options;
+    fathom_status status = prompt_ids(model, prompt, prompt_bytes, options->max_tokens, &g->prompt, err);
+    if (status == FATHOM_OK)
+        status = sampler_init(&g->pick, options, model->m.config.vocab, err);
+    if (status == FATHOM_OK)
+        status = fathom_session_new(model, (int64_t)g->prompt.count + options->max_tokens - 1, &g->session, err);
+    if (status == FATHOM_OK)
+        status = fathom_session_set_budget(g->session, options->budget, err);
+    if (status != FATHOM_OK) {
+        fathom_generation_free(g);
+        return status;
+    }
+    g->stats.prompt_tokens = (int64_t)g->prompt.count;
+    *out = g;
+    return FATHOM_OK;
+}
+
+void fathom_generation_free(fathom_generation *g)
+{
+    if (!g)
+        return;
+    fathom_session_free(g->session);
+    sampler_free(&g->pick);
+    free(g->out.pending);
+    id_list_free(&g->prompt);
+    free(g);
+}
+
+/* What was chosen last goes into the session: the prompt, later one token. */
+static fathom_status append_last(fathom_generation *g, fathom_error *err)
+{
+    const double began = timing_now();
+    if (g->prompt.count == 0) {
+        TRY(fathom_session_append(g->session, &g->last, 1, err));
+        g->stats.decode_seconds += timing_now() - began;
+        return FATHOM_OK;
+    }
+    TRY(fathom_session_append(g->session, g->prompt.ids, g->prompt.count, err));
+    g->stats.prefill_seconds = timing_now() - began;
+    id_list_free(&g->prompt);
+    return FATHOM_OK;
+}
+
+static fathom_status sample(fathom_generation *g, fathom_error *err)
+{
+    const double began = timing_now();
+    g->last = sampler_next(&g->pick, fathom_session_logits(g->session));
+    if (g->last == g->model->m.config.eos_id) {
+        stream_end(&g->out);
+        return FATHOM_OK;
+    }
+    g->stats.tokens++;
+    size_t bytes;
+    const char *text = tokenizer_text(g->model->tok, g->last, &bytes);
+    if (text) /* ids past the tokenizer's vocabulary (padding of the embedding) have no text */
+        TRY(stream_add(&g->out, text, bytes, err));
+    if (!g->out.done && g->stats.tokens == g->out.options->max_tokens)
+        stream_end(&g->out);
+    g->stats.decode_seconds += timing_now() - began;
+    return FATHOM_OK;
+}
+
+fathom_status fathom_generation_next(fathom_generation *g, const char **text, size_t *bytes, fathom_error *err)
+{
+    *text = NULL;
+    *bytes = 0;
+    if (g->out.done)
+        return FATHOM_OK;
+    stream_advance(&g->out);
+    fathom_status status = append_last(g, err);
+    if (status == FATHOM_OK)
+        status = sample(g, err);
+    if (status != FATHOM_OK) {
+        g->out.done = true;
+        return status;
+    }
+    *text = g->out.ready > 0 ? g->out.pending : "";
+    *bytes = g->out.ready;
+    return FATHOM_OK;
+}
+
+fathom_generate_stats fathom_generation_stats(const fathom_generation *g)
+{
+    fathom_generate_stats stats = g->stats;
+    stats.routed_fraction = fathom_session_routed_fraction(g->session);
+    stats.kv_bytes = fathom_session_kv_bytes(g->session);
+    return stats;
 }
 
 fathom_status fathom_generate(const fathom_model *model, const char *prompt, size_t prompt_bytes,
                               const fathom_generate_options *options, fathom_text_callback callback, void *user,
                               fathom_generate_stats *stats, fathom_error *err)
 {
-    fathom_generate_stats ignored;
-    stats = stats ? stats : &ignored;
-    *stats = (fathom_generate_stats){0};
-    int32_t *ids = NULL;
-    size_t count = 0;
-    sampler pick = {0};
-    fathom_session *session = NULL;
-    stream out = {.options = options, .callback = callback, .user = user};
-    fathom_status status = prompt_ids(model, prompt, prompt_bytes, options->max_tokens, &ids, &count, err);
-    if (status == FATHOM_OK)
-        status = sampler_init(&pick, options, model->m.config.vocab, err);
-    if (status == FATHOM_OK)
-        status = fathom_session_new(model, (int64_t)count + options->max_tokens - 1, &session, err);
-    if (status == FATHOM_OK)
-        status = fathom_session_set_budget(session, options->budget, err);
-    const double began = timing_now();
-    if (status == FATHOM_OK)
-        status = fathom_session_append(session, ids, count, err);
-    const double prefilled = timing_now();
-    if (status == FATHOM_OK)
-        status = decode(model, session, &pick, &out, stats, err);
-    if (status == FATHOM_OK) {
-        stats->prompt_tokens = (int64_t)count;
-        stats->prefill_seconds = prefilled - began;
-        stats->decode_seconds = timing_now() - prefilled;
-        stats->routed_fraction = fathom_session_routed_fraction(session);
-        stats->kv_bytes = fathom_session_kv_bytes(session);
-    }
-    fathom_session_free(session);
-    sampler_free(&pick);
-    free(out.pending);
-    free(ids);
+    if (stats)
+        *stats = (fathom_generate_stats){0};
+    fathom_generation *g;
+    TRY(fathom_generation_new(model, prompt, prompt_bytes, options, &g, err));
+    fathom_status status;
+    const char *text;
+    size_t bytes;
+    while ((status = fathom_generation_next(g, &text, &bytes, err)) == FATHOM_OK && text)
+        if (bytes > 0 && callback && callback(text, bytes, user) != 0)
+            break;
+    if (status == FATHOM_OK && stats)
+        *stats = fathom_generation_stats(g);
+    fathom_generation_free(g);
     return status;
 }

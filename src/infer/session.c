@@ -22,6 +22,26 @@ struct fathom_session {
     float threshold[MODEL_MAX_STAGES]; /* of a budget that was set */
 };
 
+/* Token ids do without one. */
+static fathom_status load_tokenizer(fathom_model *model, const char *path, fathom_error *err)
+{
+    const fathom_status status = tokenizer_load(path, &model->tok, &model->tok_error);
+    if (status == FATHOM_NOT_FOUND || status == FATHOM_UNSUPPORTED)
+        return FATHOM_OK;
+    if (status != FATHOM_OK)
+        return status_fail(err, status, "%s", model->tok_error.message);
+    if (tokenizer_vocab(model->tok) > model->m.config.vocab)
+        return status_fail(err, FATHOM_FORMAT, "%s: vocabulary of %lld is larger than the model's vocab_size %lld", path,
+                           (long long)tokenizer_vocab(model->tok), (long long)model->m.config.vocab);
+    return FATHOM_OK;
+}
+
+fathom_status session_tokenizer(const fathom_model *model, const tokenizer **out, fathom_error *err)
+{
+    *out = model->tok;
+    return *out ? FATHOM_OK : status_fail(err, model->tok_error.code, "%s", model->tok_error.message);
+}
+
 fathom_status fathom_model_load(const char *dir, int threads, fathom_model **out, fathom_error *err)
 {
     *out = NULL;
@@ -34,10 +54,7 @@ fathom_status fathom_model_load(const char *dir, int threads, fathom_model **out
         status = model_load(&model->m, dir, &kn, err);
     }
     if (status == FATHOM_OK)
-        status = tokenizer_load(path, &model->tok, err);
-    if (status == FATHOM_OK && tokenizer_vocab(model->tok) > model->m.config.vocab)
-        status = status_fail(err, FATHOM_FORMAT, "%s: vocabulary of %lld is larger than the model's vocab_size %lld", path,
-                             (long long)tokenizer_vocab(model->tok), (long long)model->m.config.vocab);
+        status = load_tokenizer(model, path, err);
     free(path);
     if (status != FATHOM_OK) {
         fathom_model_free(model);
@@ -64,18 +81,23 @@ fathom_model_info fathom_model_describe(const fathom_model *model)
                                .params = model->m.list.size, .routed_layers = model_routed_layers(c)};
 }
 
+const fathom_tokenizer *fathom_model_tokenizer(const fathom_model *model)
+{
+    return model->tok;
+}
+
 fathom_status fathom_encode(const fathom_model *model, const char *text, size_t bytes, int32_t *ids, size_t capacity,
                             size_t *count, fathom_error *err)
 {
-    *count = tokenizer_encode(model->tok, text, bytes, ids, capacity);
-    if (*count > capacity)
-        return status_fail(err, FATHOM_INVALID_ARGUMENT, "text of %zu tokens does not fit %zu", *count, capacity);
-    return FATHOM_OK;
+    const tokenizer *tok;
+    TRY(session_tokenizer(model, &tok, err));
+    return fathom_tokenizer_encode(tok, text, bytes, 1, ids, capacity, count, err);
 }
 
 const char *fathom_token_text(const fathom_model *model, int32_t id, size_t *bytes)
 {
-    return tokenizer_text(model->tok, id, bytes);
+    *bytes = 0;
+    return model->tok ? tokenizer_text(model->tok, id, bytes) : NULL;
 }
 
 /* Every layer may have to hold every token: routing by threshold has no upper bound. */

@@ -171,7 +171,7 @@ typedef struct kernel_sizes {
     X(void, mem_zero, (const kernels *kn, void *p, size_t bytes))                                                      \
     /* the host's own view of backend memory, or NULL where it has none and mem_download must copy */                 \
     X(const void *, mem_host, (const kernels *kn, const void *p))                                                      \
-    /* to_i = from_i for n rows of `width` floats, each side with its stride */                                       \
+    /* to_i = from_i for n rows of `width` floats, each side with its stride (from's may be 0: one row n times) */    \
     X(void, copy_rows, (const kernels *kn, float *to, int64_t to_stride, const float *from, int64_t from_stride,       \
                         int64_t n, int64_t width))                                                                     \
     X(size_t, scratch_bytes, (const kernels *kn, const kernel_sizes *sizes))                                           \

@@ -78,6 +78,8 @@ void block_temps_plan(const model_config *c, arena *a, int64_t n, block_temps *o
         .dqkv = arena_floats(a, n, qkv_width(c)),
         .dlogit = arena_floats(a, n, 1),
     };
+    if (model_has_qkv_bias(c))
+        out->ones = arena_floats(a, n, 1);
     if (c->mod.dense_kv) {
         out->dh_all = arena_floats(a, n, c->dim);
         out->dkv = arena_floats(a, n, kv_width(c));
@@ -138,6 +140,17 @@ static void rope(const model_env *env, float *x, int64_t stride, const rows *r, 
     env->kn->rope(env->kn, x, stride, r->n, heads, env->config->head_dim, env->rope_table, r->position, direction);
 }
 
+/* y [n, width] = x w^T + b, where w and b are the rows [first, first + width) of qkv's. */
+static void project_rows(const block_work *b, float *y, const float *x, int64_t first, int64_t n, int64_t width)
+{
+    const kernels *kn = b->env->kn;
+    const int64_t d = b->env->config->dim;
+    const float *bias = b->p->qkv_bias;
+    if (bias)
+        kn->copy_rows(kn, y, width, bias + first, 0, n, width);
+    product_forward(b->env, y, x, weight_rows(b->w->qkv, first, d), n, d, width, bias != NULL);
+}
+
 /* Queries, keys and values from the stream. */
 static void project(const block_work *b, const float *x, const block_acts *acts)
 {
@@ -149,18 +162,18 @@ static void project(const block_work *b, const float *x, const block_acts *acts)
                                       .weight = b->p->norm1, .out = all ? acts->h_all : acts->h1,
                                       .saved = all ? acts->x_all : acts->x_in, .rstd = acts->rstd1});
     if (!all) {
-        product_forward(b->env, acts->qkv, acts->h1, b->w->qkv, n, d, qkv_width(c), false);
+        project_rows(b, acts->qkv, acts->h1, 0, n, qkv_width(c));
         rope(b->env, acts->qkv, qkv_width(c), b->r, c->heads + c->kv_heads, 1);
         return;
     }
-    product_forward(b->env, acts->kv, acts->h_all, weight_rows(b->w->qkv, q_width(c), d), b->all->n, d, kv_width(c), false);
+    project_rows(b, acts->kv, acts->h_all, q_width(c), b->all->n, kv_width(c));
     rope(b->env, acts->kv, kv_width(c), b->all, c->kv_heads, 1);
     if (n == 0)
         return;
     if (acts->x_in)
         gather_rows(kn, acts->x_in, x, b->r->index, n, d);
     gather_rows(kn, acts->h1, acts->h_all, b->r->index, n, d);
-    product_forward(b->env, acts->qkv, acts->h1, b->w->qkv, n, d, q_width(c), false);
+    project_rows(b, acts->qkv, acts->h1, 0, n, q_width(c));
     rope(b->env, acts->qkv, q_width(c), b->r, c->heads, 1);
 }
 
@@ -237,6 +250,17 @@ static void mlp_backward(const block_work *b, const layer_params *g, const block
                                        .accumulate = !after, .dweight = g->norm2, .scratch = env->scratch});
 }
 
+/* The mirror of project_rows; the gradient of a bias is the sum of dy's rows, a product with ones. */
+static void project_rows_backward(const block_work *b, const layer_params *g, const block_temps *t, float *dx, const float *dy,
+                                  const float *x, int64_t first, int64_t n, int64_t width)
+{
+    const kernels *kn = b->env->kn;
+    const int64_t d = b->env->config->dim;
+    product_backward(b->env, dx, g->qkv + first * d, dy, x, b->p->qkv + first * d, n, d, width);
+    if (b->p->qkv_bias)
+        kn->rowdot_backward(kn, NULL, NULL, g->qkv_bias + first, NULL, t->ones, dy, NULL, n, width, b->env->scratch);
+}
+
 /* From dqkv, or dq and dkv: the projections' share, and the norm's. residual: the gradient that goes past attention, or NULL. */
 static void project_backward(const block_work *b, const layer_params *g, const block_acts *acts, const block_temps *t,
                              const float *residual, float *dx)
@@ -246,10 +270,10 @@ static void project_backward(const block_work *b, const layer_params *g, const b
     const model_config *c = env->config;
     const layer_params *w = b->p;
     const rows *r = b->r;
-    const int64_t d = c->dim, kv_at = q_width(c) * d;
+    const int64_t d = c->dim;
     if (!b->all) {
         rope(env, t->dqkv, qkv_width(c), r, c->heads + c->kv_heads, -1);
-        product_backward(env, t->dh, g->qkv, t->dqkv, acts->h1, w->qkv, r->n, d, qkv_width(c));
+        project_rows_backward(b, g, t, t->dh, t->dqkv, acts->h1, 0, r->n, qkv_width(c));
         kn->norm_backward(kn, &(norm_args){.n = r->n, .d = d, .index = r->index, .x = acts->x_in, .weight = w->norm1,
                                            .rstd = acts->rstd1, .dout = t->dh, .add = residual, .dx = dx, .accumulate = true,
                                            .dweight = g->norm1, .scratch = env->scratch});
@@ -257,8 +281,8 @@ static void project_backward(const block_work *b, const layer_params *g, const b
     }
     rope(env, t->dqkv, q_width(c), r, c->heads, -1);
     rope(env, t->dkv, kv_width(c), b->all, c->kv_heads, -1);
-    product_backward(env, t->dh, g->qkv, t->dqkv, acts->h1, w->qkv, r->n, d, q_width(c));
-    product_backward(env, t->dh_all, g->qkv + kv_at, t->dkv, acts->h_all, w->qkv + kv_at, b->all->n, d, kv_width(c));
+    project_rows_backward(b, g, t, t->dh, t->dqkv, acts->h1, 0, r->n, q_width(c));
+    project_rows_backward(b, g, t, t->dh_all, t->dkv, acts->h_all, q_width(c), b->all->n, kv_width(c));
     kn->scatter_forward(kn, &(scatter_args){.n = r->n, .d = d, .index = r->index, .u = t->dh, .x = t->dh_all});
     if (residual)
         kn->scatter_forward(kn, &(scatter_args){.n = r->n, .d = d, .index = r->index, .u = residual, .x = dx});

@@ -54,6 +54,7 @@ typedef struct block_temps {
     float *narrow; /* [n, max(f, h d_h)] */
     float *dqkv;   /* [n, (h + 2 h_kv) d_h] */
     float *dlogit; /* [n] */
+    float *ones;   /* [n] of 1, from the start; NULL without biases */
     float *dh_all, *dkv; /* dense keys: [all, d], [all, 2 h_kv d_h] */
 } block_temps;
 

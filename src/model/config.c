@@ -13,6 +13,8 @@ enum {
 };
 
 #define NAME_OF(name, text) text,
+static const char *const family_names[] = {MODEL_FAMILY_LIST(NAME_OF)};
+static const char *const scaling_names[] = {ROPE_SCALING_LIST(NAME_OF)};
 static const char *const router_names[] = {MOD_ROUTER_LIST(NAME_OF)};
 static const char *const gate_names[] = {MOD_GATE_LIST(NAME_OF)};
 static const char *const causal_names[] = {MOD_CAUSAL_LIST(NAME_OF)};
@@ -42,6 +44,8 @@ static int find_name(const char *const *names, int count, const char *text)
             *out = (type)i;                              \
         return i >= 0;                                   \
     }
+NAMES_OF(model_family, family_names, MODEL_FAMILY_COUNT)
+NAMES_OF(rope_scaling, scaling_names, ROPE_SCALING_COUNT)
 NAMES_OF(mod_router, router_names, MOD_ROUTER_COUNT)
 NAMES_OF(mod_gate, gate_names, MOD_GATE_COUNT)
 NAMES_OF(mod_causal, causal_names, MOD_CAUSAL_COUNT)
@@ -131,6 +135,21 @@ static fathom_status check_sizes(const model_config *c, fathom_error *err)
     if (c->head_dim % 2 != 0) /* RoPE turns pairs */
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "head_dim: %lld is odd", (long long)c->head_dim);
     return FATHOM_OK;
+}
+
+static fathom_status check_rope(const model_config *c, fathom_error *err)
+{
+    TRY(check_positive("rope_theta", c->rope_theta, err));
+    if (c->scaling.kind != ROPE_SCALING_NONE)
+        TRY(check_positive("rope_scaling.factor", c->scaling.factor, err));
+    if (c->scaling.kind != ROPE_SCALING_LLAMA3)
+        return FATHOM_OK;
+    TRY(check_positive("rope_scaling.low_freq_factor", c->scaling.low_freq_factor, err));
+    TRY(check_positive("rope_scaling.high_freq_factor", c->scaling.high_freq_factor, err));
+    if (c->scaling.high_freq_factor <= c->scaling.low_freq_factor)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "rope_scaling.high_freq_factor: %g is not above low_freq_factor %g",
+                           (double)c->scaling.high_freq_factor, (double)c->scaling.low_freq_factor);
+    return check_range("rope_scaling.original_max_position_embeddings", c->scaling.original, 1, MAX_SEQ_LEN, err);
 }
 
 static fathom_status check_stages(const model_config *c, fathom_error *err)
@@ -252,7 +271,9 @@ static fathom_status check_experts(const model_config *c, fathom_error *err)
 fathom_status model_config_check(const model_config *c, fathom_error *err)
 {
     TRY(check_sizes(c, err));
-    TRY(check_positive("rope_theta", c->rope_theta, err));
+    TRY(check_range("model_type", c->family, 0, MODEL_FAMILY_COUNT - 1, err));
+    TRY(check_range("rope_scaling.rope_type", c->scaling.kind, 0, ROPE_SCALING_COUNT - 1, err));
+    TRY(check_rope(c, err));
     TRY(check_positive("rms_norm_eps", c->norm_eps, err));
     TRY(check_mod(c, err));
     return check_experts(c, err);
@@ -338,11 +359,38 @@ int64_t model_expert_rows(const model_config *c, int64_t layer, int64_t B, int64
     return B * c->experts.count * model_expert_tokens(c, layer, m);
 }
 
+/* llama3 (Llama 3.1's): waves longer than original / low_freq_factor are stretched by the factor, those shorter than
+ * original / high_freq_factor stay, and between the two the frequency is interpolated. */
+double model_rope_frequency(const model_config *c, int64_t j)
+{
+    const double plain = pow((double)c->rope_theta, -2.0 * (double)j / (double)c->head_dim);
+    if (c->scaling.kind == ROPE_SCALING_NONE)
+        return plain;
+    const double stretched = plain / (double)c->scaling.factor;
+    if (c->scaling.kind == ROPE_SCALING_LINEAR)
+        return stretched;
+    const double low = (double)c->scaling.low_freq_factor, high = (double)c->scaling.high_freq_factor;
+    const double waves = (double)c->scaling.original * plain / (2 * acos(-1)); /* that fit the original length */
+    const double kept = waves < low ? 0 : waves > high ? 1 : (waves - low) / (high - low);
+    return (1 - kept) * stretched + kept * plain;
+}
+
+static bool same_rope(const model_config *a, const model_config *b)
+{
+    if (a->rope_theta != b->rope_theta || a->scaling.kind != b->scaling.kind)
+        return false;
+    if (a->scaling.kind != ROPE_SCALING_NONE && a->scaling.factor != b->scaling.factor)
+        return false;
+    return a->scaling.kind != ROPE_SCALING_LLAMA3 ||
+           (a->scaling.low_freq_factor == b->scaling.low_freq_factor && a->scaling.high_freq_factor == b->scaling.high_freq_factor &&
+            a->scaling.original == b->scaling.original);
+}
+
 bool model_config_equal(const model_config *a, const model_config *b)
 {
     if (a->vocab != b->vocab || a->dim != b->dim || a->layers != b->layers || a->heads != b->heads ||
         a->kv_heads != b->kv_heads || a->head_dim != b->head_dim || a->ffn != b->ffn || a->seq_len != b->seq_len ||
-        a->rope_theta != b->rope_theta || a->norm_eps != b->norm_eps || a->tied != b->tied || a->bos_id != b->bos_id ||
+        model_has_qkv_bias(a) != model_has_qkv_bias(b) || !same_rope(a, b) || a->norm_eps != b->norm_eps || a->tied != b->tied || a->bos_id != b->bos_id ||
         a->eos_id != b->eos_id || a->mod.router != b->mod.router)
         return false;
     if (a->experts.count != b->experts.count ||

@@ -28,6 +28,12 @@ enum { MODEL_MAX_LAYERS = 256, MODEL_MAX_STAGES = 2 * MODEL_MAX_LAYERS, MODEL_MA
 /* Mixture of experts: who chooses; with MoD, a MoD block around the experts, or no-op experts among them. */
 #define EXPERT_ROUTER_LIST(X) X(TOKEN_CHOICE, "token-choice") X(EXPERT_CHOICE, "expert-choice")
 #define EXPERT_MODE_LIST(X) X(STAGED, "staged") X(INTEGRATED, "integrated")
+/* Whose blocks they are: Qwen2's queries, keys and values have biases, otherwise they compute the same. Text: model_type. */
+#define MODEL_FAMILY_LIST(X) X(LLAMA, "llama") X(MISTRAL, "mistral") X(QWEN2, "qwen2")
+/* How RoPE reaches beyond the length first trained on; see model_rope_frequency. */
+#define ROPE_SCALING_LIST(X) X(NONE, "default") X(LINEAR, "linear") X(LLAMA3, "llama3")
+#define CONFIG_ENUM_FAMILY(name, text) MODEL_FAMILY_##name,
+#define CONFIG_ENUM_SCALING(name, text) ROPE_SCALING_##name,
 #define CONFIG_ENUM_UNIT(name, text) MOD_UNIT_##name,
 #define CONFIG_ENUM_EXPERT_ROUTER(name, text) EXPERT_ROUTER_##name,
 #define CONFIG_ENUM_EXPERT_MODE(name, text) EXPERT_MODE_##name,
@@ -41,10 +47,20 @@ typedef enum mod_unit { MOD_UNIT_LIST(CONFIG_ENUM_UNIT) MOD_UNIT_COUNT } mod_uni
 typedef enum expert_router { EXPERT_ROUTER_LIST(CONFIG_ENUM_EXPERT_ROUTER) EXPERT_ROUTER_COUNT } expert_router;
 typedef enum expert_mode { EXPERT_MODE_LIST(CONFIG_ENUM_EXPERT_MODE) EXPERT_MODE_COUNT } expert_mode;
 
+typedef enum model_family { MODEL_FAMILY_LIST(CONFIG_ENUM_FAMILY) MODEL_FAMILY_COUNT } model_family;
+typedef enum rope_scaling { ROPE_SCALING_LIST(CONFIG_ENUM_SCALING) ROPE_SCALING_COUNT } rope_scaling;
+
 typedef struct model_config {
+    model_family family;
     int64_t vocab, dim, layers, heads, kv_heads, head_dim, ffn;
     int64_t seq_len; /* T of training and the longest sequence (max_position_embeddings) */
     float rope_theta, norm_eps;
+    struct {
+        rope_scaling kind;
+        float factor;         /* linear, llama3; the rest is llama3's */
+        float low_freq_factor, high_freq_factor;
+        int64_t original;     /* original_max_position_embeddings */
+    } scaling;
     bool tied;                /* the head is the embedding's transpose */
     int32_t bos_id, eos_id;   /* -1: none */
     struct {
@@ -72,6 +88,8 @@ typedef struct model_config {
     } experts;
 } model_config;
 
+const char *model_family_name(model_family f);
+const char *rope_scaling_name(rope_scaling s);
 const char *mod_router_name(mod_router r);
 const char *mod_gate_name(mod_gate g);
 const char *mod_causal_name(mod_causal c);
@@ -79,6 +97,8 @@ const char *mod_unit_name(mod_unit u);
 const char *expert_router_name(expert_router r);
 const char *expert_mode_name(expert_mode m);
 /* From text; false when there is no such name. */
+bool model_family_parse(const char *text, model_family *out);
+bool rope_scaling_parse(const char *text, rope_scaling *out);
 bool mod_router_parse(const char *text, mod_router *out);
 bool mod_gate_parse(const char *text, mod_gate *out);
 bool mod_causal_parse(const char *text, mod_causal *out);
@@ -153,6 +173,12 @@ static inline bool model_stage_has_predictor(const model_config *c, int64_t stag
 {
     return model_stage_has_router(c, stage) && c->mod.causal == MOD_CAUSAL_PREDICTOR;
 }
+static inline bool model_has_qkv_bias(const model_config *c)
+{
+    return c->family == MODEL_FAMILY_QWEN2;
+}
+/* Of the pair (j, j + d_h/2): the angle that a step in position turns it by, theta^(-2j/d_h) scaled. */
+double model_rope_frequency(const model_config *c, int64_t j);
 static inline bool model_has_expert_predictor(const model_config *c)
 {
     return c->experts.count > 0 && c->experts.router == EXPERT_ROUTER_EXPERT_CHOICE;

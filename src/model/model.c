@@ -11,7 +11,7 @@ static fathom_status no_memory(fathom_error *err, int64_t floats)
     return status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory: %.1f MB asked for", (double)floats * 4e-6);
 }
 
-/* Row p: cos(p theta^(-2j/d_h)) for j < d_h/2, then the sines; in double, as positions are large. */
+/* Row p: cos(p frequency_j) for j < d_h/2, then the sines; in double, as positions are large. */
 static fathom_status fill_rope_table(model *m, fathom_error *err)
 {
     const int64_t T = m->config.seq_len, dh = m->config.head_dim, half = dh / 2;
@@ -22,7 +22,7 @@ static fathom_status fill_rope_table(model *m, fathom_error *err)
         return no_memory(err, T * dh);
     }
     for (int64_t j = 0; j < half; j++) {
-        const double frequency = pow((double)m->config.rope_theta, -2.0 * (double)j / (double)dh);
+        const double frequency = model_rope_frequency(&m->config, j);
         for (int64_t p = 0; p < T; p++) {
             host[p * dh + j] = (float)cos((double)p * frequency);
             host[p * dh + half + j] = (float)sin((double)p * frequency);

@@ -28,15 +28,24 @@ fathom_status model_randomize(model *m, uint64_t seed, fathom_error *err);
 fathom_status model_put(model *m, const param_info *p, const float *host, fathom_error *err);
 /* The same model with its large matrices in fewer bits. from: an fp32 store. */
 fathom_status model_reduce(model *out, const model *from, weight_type type, fathom_error *err);
-/* Reads DIR/config.json and DIR/model.safetensors; every tensor must be there with its shape, and no other. The store is of
- * the file's kind: bf16 and q8 stay what they are. */
+/* Reads DIR/config.json and DIR's model (safetensors_open_model); every tensor must be there with its shape, and no other but
+ * what says nothing new. The store is of the file's kind: bf16 and q8 stay what they are, F16 and what is mixed becomes fp32. */
 fathom_status model_load(model *out, const char *dir, const kernels *kn, fathom_error *err);
-/* Writes DIR/config.json and DIR/model.safetensors of any store. */
+/* Writes DIR/model.safetensors of any store and what describes it (format/hf_directory.h). */
 fathom_status model_save(const model *m, const char *dir, fathom_error *err);
 /* Reads the parameters from one file into an fp32 model of that shape; bf16 is widened, q8 refused. */
 fathom_status model_read_values(model *m, const char *path, fathom_error *err);
-/* The same from a file that need not have what routes (".mod." in its name): that then keeps its values. */
-fathom_status model_read_common(model *m, const char *path, fathom_error *err);
+/* The same from the model in a folder. adds_routers: it need not have what routes (".mod." in its name): that then keeps its values. */
+fathom_status model_read_folder(model *m, const char *dir, bool adds_routers, fathom_error *err);
+
+/* The model in the folder `from` to `to`, a piece at a time, as that needs no memory: config.json, but for what it says of how
+ * values are stored, and model.safetensors. */
+typedef struct model_conversion {
+    bool as_it_is;        /* large matrices keep their type (F16 becomes fp32), which `type` then tells */
+    weight_type type;     /* of the large matrices; from q8 there is no way back */
+    int64_t source_bytes; /* out: of the source's safetensors files */
+} model_conversion;
+fathom_status model_convert(const char *from, const char *to, model_conversion *c, fathom_error *err);
 
 /* Blocks laid out as the parameters (values, moments, gradients) as one file: a tensor is called prefix + parameter's name. */
 typedef struct param_block {

@@ -10,7 +10,7 @@
 #include "kernels/weight.h"
 
 /* Most tensors: of a layer without its experts, of an expert, of the model outside its layers. */
-enum { TENSORS_PER_LAYER = 24, TENSORS_PER_EXPERT = 3, TENSORS_OUTSIDE = 3 };
+enum { TENSORS_PER_LAYER = 27, TENSORS_PER_EXPERT = 3, TENSORS_OUTSIDE = 3 };
 
 typedef enum use { VECTOR, ROUTER_ROW, LARGE } use; /* a row of the router's is a matrix [1, columns] */
 
@@ -126,9 +126,15 @@ static void append_matrices(const model_config *c, param_list *list)
 
 static void append_vectors(const model_config *c, param_list *list)
 {
+    const int64_t q = c->heads * c->head_dim, kv = c->kv_heads * c->head_dim;
     for (int64_t l = 0; l < c->layers; l++) {
         append_layer(list, l, "input_layernorm.weight", VECTOR, c->dim, 0, 1, 0);
         append_layer(list, l, "post_attention_layernorm.weight", VECTOR, c->dim, 0, 1, 0);
+        if (model_has_qkv_bias(c)) {
+            append_layer(list, l, "self_attn.q_proj.bias", VECTOR, q, 0, 0, 0);
+            append_layer(list, l, "self_attn.k_proj.bias", VECTOR, kv, 0, 0, 0);
+            append_layer(list, l, "self_attn.v_proj.bias", VECTOR, kv, 0, 0, 0);
+        }
         if (model_has_expert_predictor(c)) {
             append_layer(list, l, "mod.experts.predictor.fc1.bias", VECTOR, c->experts.predictor_hidden, 0, 0, 0);
             append_layer(list, l, "mod.experts.predictor.fc2.bias", VECTOR, c->experts.count, 0, 0, 0);
@@ -264,6 +270,10 @@ void store_view(const model_config *c, const param_list *list, const param_store
         layer_params *p = &out->layer[l];
         p->norm1 = next(&at);
         p->norm2 = next(&at);
+        if (model_has_qkv_bias(c)) {
+            p->qkv_bias = next(&at);
+            at.i += 2; /* k's and v's follow q's */
+        }
         if (model_has_expert_predictor(c)) {
             p->expert_rule.fc1_bias = next(&at);
             p->expert_rule.fc2_bias = next(&at);

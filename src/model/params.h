@@ -42,6 +42,7 @@ typedef struct router_params {
 typedef struct layer_params {
     float *norm1, *norm2; /* [d] */
     float *qkv;           /* [(h + 2 h_kv) d_h, d] */
+    float *qkv_bias;      /* [(h + 2 h_kv) d_h] */
     float *out;           /* [d, h d_h] */
     float *gate_up;       /* [2 f, d]; of the first expert where there are experts, then its down, then the next one's */
     float *down;          /* [d, f] */

@@ -318,6 +318,20 @@ void workspace_token_losses(const workspace *ws, int64_t n, float *host)
     ws->env.kn->mem_download(ws->env.kn, host, ws->loss, (size_t)n * sizeof *host);
 }
 
+void transformer_logits(workspace *ws, routing r, int64_t T, const int32_t *tokens, float *logits)
+{
+    const int64_t V = ws->m->config.vocab;
+    const kernels *kn = ws->env.kn;
+    pass p = {.routing = r, .B = 1, .T = T, .tokens = tokens, .rule_scale = 1};
+    forward(ws, &p);
+    final_norm(ws, T);
+    for (int64_t begin = 0; begin < T; begin += ws->head_rows) {
+        const int64_t n = T - begin < ws->head_rows ? T - begin : ws->head_rows;
+        head_logits(ws, begin, n);
+        kn->mem_download(kn, logits + begin * V, ws->logits, (size_t)(n * V) * sizeof *logits);
+    }
+}
+
 void transformer_append(workspace *ws, kv_layer *cache, int64_t position, const int32_t *tokens, int64_t count,
                         int64_t wanted, float *logits, pass_result *result)
 {

@@ -61,6 +61,10 @@ pass_result transformer_loss(workspace *ws, routing r, bool score_rule, int64_t 
 /* The losses of the first n rows [B, T] of the last pass that had targets, into host [n]. */
 void workspace_token_losses(const workspace *ws, int64_t n, float *host);
 
+/* The logits of every position of one sequence of T tokens (up to the workspace's, which must not be one for training), into
+ * host [T, V]. */
+void transformer_logits(workspace *ws, routing r, int64_t T, const int32_t *tokens, float *logits);
+
 /* Causal inference of one sequence: appends count tokens, the first at `position`, to the caches [L] and leaves the logits of the last
  * `wanted` tokens (<= count, at most the head's block) in logits [wanted, V], host. */
 void transformer_append(workspace *ws, kv_layer *cache, int64_t position, const int32_t *tokens, int64_t count,

@@ -33,7 +33,7 @@ static kernel_sizes sizes_of(const workspace *ws, int64_t tokens)
     const model_config *c = &m->config;
     const int64_t att = c->heads * c->head_dim, qkv = att + 2 * c->kv_heads * c->head_dim;
     const int64_t hidden = most(c->mod.predictor_hidden, c->experts.predictor_hidden);
-    kernel_sizes s = {.rows = tokens, .width = most(most(c->dim, c->ffn), hidden), .keys = c->seq_len,
+    kernel_sizes s = {.rows = tokens, .width = most(most(c->dim, c->ffn), most(hidden, model_has_qkv_bias(c) ? qkv : 0)), .keys = c->seq_len,
                       .heads = c->heads, .kv_heads = c->kv_heads, .head_dim = c->head_dim, .vocab = c->vocab};
     if (m->store.type != WEIGHT_F32)
         s.linear_in = most(most(c->dim, att), c->ffn);
@@ -190,6 +190,11 @@ fathom_status workspace_new(const model *m, int64_t B, int64_t T, workspace_kind
     }
     arena a = {.base = ws->block, .size = bytes};
     plan(ws, &a);
+    if (ws->temps.ones) {
+        const float one = 1;
+        m->kn.mem_upload(&m->kn, ws->temps.ones, &one, sizeof one);
+        m->kn.copy_rows(&m->kn, ws->temps.ones + 1, 1, ws->temps.ones, 0, B * T - 1, 1);
+    }
     for (int64_t s = 0; s < stages; s++) {
         const int64_t l = model_stage_at(c, s).layer;
         ws->routes[s].start = ws->starts + s * (B + 1);

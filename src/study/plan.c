@@ -13,7 +13,7 @@ enum { SMALLEST = 16, LARGEST = 4096 };
 
 static fathom_status unknown(const char *name, const char *word, fathom_error *err)
 {
-    return status_fail(err, FATHOM_INVALID_ARGUMENT, "variant %s: %s: unknown here: plain, mod, stochastic or choice, then c0.25, e1 or d3, a gate or "
+    return status_fail(err, FATHOM_INVALID_ARGUMENT, "variant %s: %s: unknown here: plain, mod, stochastic or choice, then c0.25, e1, d3 or m2, a gate or "
                        "a causal rule, joined by -", name, word);
 }
 
@@ -51,12 +51,19 @@ static bool read_word(const char *word, variant *v)
     if (mod_gate_parse(word, &v->config.mod.gate) || mod_causal_parse(word, &v->config.mod.causal))
         return true;
     const double x = number_of(word);
-    if (word[0] == 'c' && x > 0 && x <= 1)
+    if (word[0] == 'c' && x > 0 && x <= 1) {
         v->capacity = x;
-    else if (word[0] == 'e' && !v->dense && x >= 1 && x <= MODEL_MAX_LAYERS && x == floor(x))
+        return true;
+    }
+    const bool placed = v->every || v->dense || v->ends, count = x >= 1 && x <= MODEL_MAX_LAYERS && x == floor(x);
+    if (placed || !count)
+        return false;
+    if (word[0] == 'e')
         v->every = (int64_t)x;
-    else if (word[0] == 'd' && !v->every && x >= 2 && x <= MODEL_MAX_LAYERS && x == floor(x))
+    else if (word[0] == 'd' && x >= 2)
         v->dense = (int64_t)x;
+    else if (word[0] == 'm')
+        v->ends = (int64_t)x;
     else
         return false;
     return true;
@@ -76,10 +83,17 @@ fathom_status variant_parse(const char *name, variant *out, fathom_error *err)
     while ((word = strsep(&rest, "-")))
         if (out->config.mod.router == MOD_ROUTER_NONE || !read_word(word, out))
             return unknown(name, word, err);
-    if (!out->every && !out->dense)
+    if (!out->every && !out->dense && !out->ends)
         out->every = 2;
     model_config shape;
     return study_shape(out, 64, 64, 256, &shape, err); /* does what was said go together? */
+}
+
+static bool is_routed(const variant *v, int64_t layer, int64_t layers)
+{
+    if (v->ends)
+        return layer >= v->ends && layer < layers - v->ends;
+    return v->dense ? layer % v->dense != 0 : (layer + 1) % v->every == 0;
 }
 
 /* The same on both sides of a width, so that a ladder has no teeth: dimensions of a head, and steps between widths. */
@@ -105,7 +119,7 @@ fathom_status study_shape(const variant *v, int64_t width, int64_t seq_len, int6
     TRY(model_config_set_head_dim(&c, err));
     if (c.mod.router != MOD_ROUTER_NONE) {
         for (int64_t l = 0; l < c.layers; l++) {
-            if (v->dense ? l % v->dense == 0 : (l + 1) % v->every != 0)
+            if (!is_routed(v, l, c.layers))
                 continue;
             c.mod.capacity[l] = (float)v->capacity;
             c.mod.threshold[l] = c.mod.router == MOD_ROUTER_STOCHASTIC ? mod_noise_threshold(v->capacity) : 0;

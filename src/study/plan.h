@@ -9,6 +9,7 @@
  *     c0.25                                      capacity (0.125)
  *     e1                                         every block is routed (e2: every other, from block 1 on)
  *     d3                                         every third block, from block 0 on, is dense and all others are routed
+ *     m2                                         the first two and the last two blocks are dense and all between are routed
  *     raw | sigmoid | one                        gate
  *     aux | predictor                            causal rule
  * as in mod-c0.25-e1. The name is the variant's in every result. */
@@ -17,7 +18,7 @@ typedef struct variant {
     char name[VARIANT_NAME];
     model_config config; /* the default shape with its routing, which study_shape lays over every size */
     double capacity;
-    int64_t every, dense; /* one of them is 0 */
+    int64_t every, dense, ends; /* all but one are 0 */
 } variant;
 fathom_status variant_parse(const char *name, variant *out, fathom_error *err);
 

@@ -26,7 +26,7 @@ struct bpe {
     int32_t byte[BYTES];
 };
 
-static uint64_t hash_text(const char *text, size_t bytes)
+uint64_t bpe_hash(const char *text, size_t bytes)
 {
     uint64_t hash = 0xcbf29ce484222325u ^ bytes;
     while (bytes >= 8) {
@@ -79,7 +79,7 @@ int64_t bpe_merges(const bpe *b)
 /* The slot that holds these bytes, or the empty one where they belong. */
 static uint64_t text_slot(const bpe *b, const char *text, size_t bytes)
 {
-    for (uint64_t slot = hash_text(text, bytes) & b->text_mask;; slot = (slot + 1) & b->text_mask) {
+    for (uint64_t slot = bpe_hash(text, bytes) & b->text_mask;; slot = (slot + 1) & b->text_mask) {
         if (b->by_text[slot] < 0)
             return slot;
         const token_text t = bpe_text(b, b->by_text[slot]);
@@ -300,6 +300,12 @@ static size_t encode_long(const bpe *b, const char *piece, uint32_t n, list *l, 
 
 fathom_status bpe_encode(const bpe *b, const char *piece, size_t bytes, bpe_scratch *scratch, int32_t *ids, size_t *count, fathom_error *err)
 {
+    if (b->merges == 0) {
+        for (size_t i = 0; i < bytes; i++)
+            ids[i] = b->byte[(unsigned char)piece[i]];
+        *count = bytes;
+        return FATHOM_OK;
+    }
     if (bytes <= SHORT) {
         *count = encode_short(b, piece, bytes, ids);
         return FATHOM_OK;

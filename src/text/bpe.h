@@ -22,6 +22,8 @@ void bpe_free(bpe *b);
  * rank. FATHOM_FORMAT where that token is missing. */
 fathom_status bpe_add_merge(bpe *b, int32_t left, int32_t right, fathom_error *err);
 
+/* Of any bytes, for hash tables. */
+uint64_t bpe_hash(const char *text, size_t bytes);
 /* The id that stands for these bytes; -1 where there is none. */
 int32_t bpe_find(const bpe *b, const char *text, size_t bytes);
 token_text bpe_text(const bpe *b, int32_t id);
@@ -34,7 +36,8 @@ typedef struct bpe_scratch {
     size_t size;
 } bpe_scratch;
 void bpe_scratch_free(bpe_scratch *s);
-/* Encodes a piece of at least one byte to ids, room for one id a byte; *count is their number. O(n log n). */
+/* Encodes a piece of at least one byte to ids, room for one id a byte; *count is their number. O(n log n), O(n) where
+ * there are no merges. */
 fathom_status bpe_encode(const bpe *b, const char *piece, size_t bytes, bpe_scratch *scratch, int32_t *ids, size_t *count, fathom_error *err);
 
 #endif

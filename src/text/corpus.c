@@ -36,6 +36,7 @@ struct corpus_memory {
 typedef struct builder {
     const corpus_input *in;
     corpus *out;
+    encoder *encoder; /* made for the first text */
 } builder;
 
 static fathom_status no_memory(const char *path, fathom_error *err)
@@ -132,17 +133,21 @@ static fathom_status split_tail(builder *b, int64_t count, const char *path, fat
 static fathom_status add_text(builder *b, const file_map *map, const char *path, fathom_error *err)
 {
     growing_part *train = &b->out->memory->train;
-    const char *text = (const char *)map->data;
-    const tokenizer *t = b->in->tokenizer;
-    if (!t)
+    if (!b->in->tokenizer)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "%s: text needs a tokenizer", path);
-    const size_t count = tokenizer_encode(t, text, map->size, NULL, 0);
-    if (count == 0)
+    if (map->size == 0)
         return FATHOM_OK;
-    TRY(text_reserve(train, count, path, err));
-    tokenizer_encode(t, text, map->size, train->text + train->text_count, count);
+    if (!b->encoder)
+        TRY(encoder_new(b->in->tokenizer, &b->encoder, err));
+    id_list list = {train->text, (size_t)train->text_count, (size_t)train->text_capacity};
+    fathom_error why;
+    const fathom_status status = encoder_add(b->encoder, (const char *)map->data, map->size, true, &list, &why);
+    train->text = list.ids;
+    train->text_capacity = (int64_t)list.capacity;
+    if (status != FATHOM_OK)
+        return status_fail(err, status, "%s: %s", path, why.message);
     TRY(add_bytes(b, (int64_t)map->size, path, err));
-    return split_tail(b, (int64_t)count, path, err);
+    return split_tail(b, (int64_t)list.count - train->text_count, path, err);
 }
 
 /* What the shard's ids must lie below. */
@@ -387,7 +392,9 @@ fathom_status corpus_load(const corpus_input *in, corpus *out, fathom_error *err
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "held-out fraction: %g: not in [0, 1)", in->heldout_fraction);
     if (in->count == 0)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "data: no file or folder given");
-    const fathom_status status = load(&(builder){in, out}, err);
+    builder b = {.in = in, .out = out};
+    const fathom_status status = load(&b, err);
+    encoder_free(b.encoder);
     if (status != FATHOM_OK)
         corpus_free(out);
     return status;

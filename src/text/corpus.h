@@ -52,7 +52,8 @@ typedef struct corpus_input {
     bool raw;        /* the paths are files of uint16 ids without a header */
 } corpus_input;
 
-/* paths: files, folders and shards (*.bin with our header or llm.c's, named outright; a folder with our manifest.json; docs/formats.md). A file
+/* Each text file is encoded by itself, with the special tokens that the tokenizer puts around a text.
+ * paths: files, folders and shards (*.bin with our header or llm.c's, named outright; a folder with our manifest.json; docs/formats.md). A file
  * named outright is read whatever it holds; inside a folder a file is text when its first 8 KiB hold no NUL byte; hidden files and links to
  * folders are passed over. The last heldout_fraction of each file's tokens is held out; 0 puts all into train. A folder of shards has a split
  * of its own. A file that is missing or unreadable and a corpus without tokens are errors that name the path.

@@ -14,8 +14,6 @@ static const char FORMAT[] = "fathom-shards";
 
 fathom_status manifest_add(manifest *m, const manifest_shard *shard, fathom_error *err)
 {
-    if (shard->tokens > INT64_MAX - m->tokens || shard->bytes > INT64_MAX - m->bytes)
-        return status_fail(err, FATHOM_FORMAT, "%s: tokens or bytes: the shards' sum is too large", shard->file);
     if (m->count == m->capacity) {
         const int64_t capacity = m->capacity ? m->capacity * 2 : 16;
         manifest_shard *shards = realloc(m->shards, (size_t)capacity * sizeof *shards);
@@ -126,6 +124,8 @@ static fathom_status read_root(const json_fields *f, manifest *out, fathom_error
         if (!json_is_object(one))
             return json_value_refuse(f, inside, one, FATHOM_FORMAT, "must be an object", err);
         TRY(read_shard(&(json_fields){one, f->path, inside}, &shard, err));
+        if (shard.tokens > INT64_MAX - out->tokens || shard.bytes > INT64_MAX - out->bytes)
+            return json_value_refuse(f, inside, one, FATHOM_FORMAT, "tokens or bytes: the shards' sum is too large", err);
         TRY(manifest_add(out, &shard, err));
     }
     if (out->tokens != tokens)

@@ -38,8 +38,7 @@ typedef struct sharding {
 
 /* A file's tokens. */
 typedef struct encoded {
-    int32_t *ids;
-    int64_t count;
+    id_list list;
     int64_t bytes, decoded; /* of the file; of its tokens' texts, which normalization makes another number */
 } encoded;
 
@@ -87,18 +86,6 @@ static fathom_status list_sources(sharding *s, fathom_error *err)
     return status;
 }
 
-static fathom_status encode_text(const tokenizer *t, const file_map *map, encoded *out, fathom_error *err)
-{
-    const char *text = (const char *)map->data;
-    const size_t count = tokenizer_encode(t, text, map->size, NULL, 0);
-    out->ids = malloc((count + 1) * sizeof *out->ids);
-    if (!out->ids)
-        return no_memory(err);
-    tokenizer_encode(t, text, map->size, out->ids, count);
-    out->count = (int64_t)count;
-    return FATHOM_OK;
-}
-
 /* The text of ids [begin, end), in bytes. */
 static int64_t decoded_bytes(const tokenizer *t, const int32_t *ids, int64_t begin, int64_t end)
 {
@@ -111,22 +98,24 @@ static int64_t decoded_bytes(const tokenizer *t, const int32_t *ids, int64_t beg
     return bytes;
 }
 
-static fathom_status encode_file(const sharding_input *in, const source *from, encoded *out, fathom_error *err)
+/* out->list is emptied first; its room is kept from file to file, as the encoder is. */
+static fathom_status encode_file(const sharding_input *in, const source *from, encoder *e, encoded *out, fathom_error *err)
 {
     file_map map;
     fathom_error why;
-    *out = (encoded){0};
+    out->list.count = 0;
+    out->bytes = out->decoded = 0;
     TRY(file_map_open(from->path, &map, err));
     fathom_status status = FATHOM_OK;
     if (shard_is(&map, from->path))
         status = status_fail(err, FATHOM_INVALID_ARGUMENT, "%s: is a token shard already", from->path);
-    else if (from->outright || file_is_text(&map)) {
+    else if (map.size > 0 && (from->outright || file_is_text(&map))) {
         out->bytes = (int64_t)map.size;
-        status = encode_text(in->tokenizer, &map, out, &why);
+        status = encoder_add(e, (const char *)map.data, map.size, true, &out->list, &why);
         if (status != FATHOM_OK)
             status_fail(err, status, "%s: %s", from->path, why.message);
         else
-            out->decoded = decoded_bytes(in->tokenizer, out->ids, 0, out->count);
+            out->decoded = decoded_bytes(in->tokenizer, out->list.ids, 0, (int64_t)out->list.count);
     }
     file_map_close(&map);
     return status;
@@ -167,8 +156,8 @@ static fathom_status stream_add(sharding *s, stream *to, const encoded *e, int64
             TRY(stream_open(s, to, err));
         const int64_t room = s->in->shard_tokens - to->writer.count, n = end - begin < room ? end - begin : room;
         const int64_t before = *decoded;
-        *decoded += decoded_bytes(s->in->tokenizer, e->ids, begin, begin + n);
-        TRY(shard_writer_add(&to->writer, e->ids + begin, n, e->decoded ? bytes_before(e, *decoded) - bytes_before(e, before) : 0, err));
+        *decoded += decoded_bytes(s->in->tokenizer, e->list.ids, begin, begin + n);
+        TRY(shard_writer_add(&to->writer, e->list.ids + begin, n, e->decoded ? bytes_before(e, *decoded) - bytes_before(e, before) : 0, err));
         if (to->writer.count == s->in->shard_tokens)
             TRY(stream_close(to, s->out, err));
         begin += n;
@@ -178,10 +167,10 @@ static fathom_status stream_add(sharding *s, stream *to, const encoded *e, int64
 
 static fathom_status write_file(sharding *s, const encoded *e, fathom_error *err)
 {
-    const int64_t kept = e->count - corpus_heldout(s->in->heldout_fraction, e->count);
+    const int64_t count = (int64_t)e->list.count, kept = count - corpus_heldout(s->in->heldout_fraction, count);
     int64_t decoded = 0;
     TRY(stream_add(s, &s->train, e, 0, kept, &decoded, err));
-    return stream_add(s, &s->heldout, e, kept, e->count, &decoded, err);
+    return stream_add(s, &s->heldout, e, kept, count, &decoded, err);
 }
 
 static fathom_status write_all(sharding *s, fathom_error *err)
@@ -189,24 +178,32 @@ static fathom_status write_all(sharding *s, fathom_error *err)
     fathom_status status = FATHOM_OK;
     int64_t tokens = 0;
     atomic_bool stop = false;
-#pragma omp parallel for ordered schedule(dynamic, 1)
-    for (int64_t i = 0; i < s->count; i++) {
+#pragma omp parallel
+    {
+        encoder *own = NULL;
         encoded e = {0};
         fathom_error problem;
-        fathom_status own = stop ? FATHOM_OK : encode_file(s->in, &s->sources[i], &e, &problem);
+        const fathom_status made = encoder_new(s->in->tokenizer, &own, &problem);
+#pragma omp for ordered schedule(dynamic, 1)
+        for (int64_t i = 0; i < s->count; i++) {
+            fathom_status found = made;
+            if (found == FATHOM_OK && !stop)
+                found = encode_file(s->in, &s->sources[i], own, &e, &problem);
 #pragma omp ordered
-        if (status == FATHOM_OK) {
-            if (own == FATHOM_OK)
-                own = write_file(s, &e, &problem);
-            if (own != FATHOM_OK)
-                status = status_fail(err, own, "%s", problem.message);
-            tokens += e.count;
-            s->bytes += path_size(s->sources[i].path);
-            if (own == FATHOM_OK && s->in->progress)
-                s->in->progress(s->in->user, s->bytes, s->all_bytes, tokens);
-            stop = status != FATHOM_OK;
+            if (status == FATHOM_OK) {
+                if (found == FATHOM_OK)
+                    found = write_file(s, &e, &problem);
+                if (found != FATHOM_OK)
+                    status = status_fail(err, found, "%s", problem.message);
+                tokens += (int64_t)e.list.count;
+                s->bytes += path_size(s->sources[i].path);
+                if (found == FATHOM_OK && s->in->progress)
+                    s->in->progress(s->in->user, s->bytes, s->all_bytes, tokens);
+                stop = status != FATHOM_OK;
+            }
         }
-        free(e.ids);
+        encoder_free(own);
+        id_list_free(&e.list);
     }
     if (status == FATHOM_OK && s->train.open)
         status = stream_close(&s->train, s->out, err);

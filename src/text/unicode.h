@@ -21,6 +21,8 @@ size_t utf8_unfinished(const char *text, size_t bytes);
 
 /* White_Space, which is what \s means in tokenizers' patterns. */
 bool unicode_is_space(uint32_t code);
+/* What \w means for added tokens: Alphabetic, Mark, decimal digits, connecting punctuation, joiners. */
+bool unicode_is_word(uint32_t code);
 
 typedef struct text_buffer {
     char *data;

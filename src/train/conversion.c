@@ -9,15 +9,6 @@
 
 static const double ridge = 1e-4, sigmoid_target = 4;
 
-fathom_status conversion_load(model *m, const char *from, bool adds_routers, fathom_error *err)
-{
-    char *path = path_join(from, "model.safetensors");
-    const fathom_status status = path ? (adds_routers ? model_read_common : model_read_values)(m, path, err)
-                                      : status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
-    free(path);
-    return status;
-}
-
 /* X^T X and X^T 1 of what one stage's router reads, [d, d] and [d]. */
 typedef struct moments {
     const kernels *kn;

@@ -10,9 +10,6 @@
 #include "model/model.h"
 #include "text/corpus.h"
 
-/* The values of the model in the folder `from`, of m's shape, into m (fp32). adds_routers: `from` is a plain model, and m's routers and
- * predictors keep their values; otherwise every tensor must be there. */
-fathom_status conversion_load(model *m, const char *from, bool adds_routers, fathom_error *err);
 /* Starts the routers from up to `tokens` tokens of text, as many windows at a time as `batch`. mean, deviation: of the logits that
  * they then give, over all routers; NaN where there is none to start. */
 fathom_status conversion_start_routers(model *m, const corpus_part *text, int64_t tokens, int64_t batch, double *mean, double *deviation,

@@ -8,7 +8,7 @@
 
 #include "base/file.h"
 #include "base/timing.h"
-#include "format/hf_config.h"
+#include "format/hf_directory.h"
 #include "model/flops.h"
 #include "train/checkpoint.h"
 #include "train/optimizer.h"
@@ -40,7 +40,7 @@ struct trainer {
     double seconds[TIMED_STEPS]; /* ring of step times of this process */
     int64_t timed;
     train_eval_info evaluated;
-    FILE *log;
+    run_log log; /* empty without a run directory */
 };
 
 train_options train_options_default(void)
@@ -142,7 +142,7 @@ double train_learning_rate(const train_options *o, int64_t step, int64_t total)
     X(epsilon, REAL) X(seed, INTEGER) X(eval_every, INTEGER) X(save_every, INTEGER) X(log_every, INTEGER)             \
     X(eval_tokens, INTEGER) X(bf16, INTEGER)
 /* Missing in files of runs that were begun before they existed. */
-#define LATER_OPTION_FIELDS(X) X(capacity_warmup, INTEGER)
+#define LATER_OPTION_FIELDS(X) X(capacity_warmup, INTEGER) X(tensorboard, INTEGER)
 #define PROGRESS_FIELDS(X)                                                                                           \
     X(step, INTEGER) X(tokens, INTEGER) X(sequences, INTEGER) X(flops, REAL) X(skipped, INTEGER)                      \
     X(skipped_in_a_row, INTEGER) X(last_loss, REAL) X(best_loss, REAL)
@@ -232,7 +232,7 @@ static fathom_status differs(const char *dir, const char *name, fathom_error *er
     return status_fail(err, FATHOM_INVALID_ARGUMENT, "%s: cannot resume: %s differs from the run's own", dir, name);
 }
 
-/* The trajectory must be the same; how often to log, evaluate and save may change. */
+/* The trajectory must be the same; how often and where to log, evaluate and save may change. */
 static fathom_status check_same_run(const trainer *t, const json_t *state, fathom_error *err)
 {
     train_options saved;
@@ -241,6 +241,7 @@ static fathom_status check_same_run(const trainer *t, const json_t *state, fatho
     saved.save_every = t->options.save_every;
     saved.log_every = t->options.log_every;
     saved.eval_tokens = t->options.eval_tokens;
+    saved.tensorboard = t->options.tensorboard;
 #define COMPARE(name, kind)                     \
     if (saved.name != t->options.name)          \
         return differs(t->dir, #name, err);
@@ -251,19 +252,6 @@ static fathom_status check_same_run(const trainer *t, const json_t *state, fatho
     if (!data || strtoull(data, NULL, 16) != t->fingerprint)
         return differs(t->dir, "the training data", err);
     return FATHOM_OK;
-}
-
-static fathom_status write_description(const trainer *t, fathom_error *err)
-{
-    char *config = path_join(t->dir, "config.json"), *generation = path_join(t->dir, "generation_config.json");
-    fathom_status status = config && generation ? FATHOM_OK : status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
-    if (status == FATHOM_OK)
-        status = hf_config_write(config, &t->m->config, WEIGHT_F32, err);
-    if (status == FATHOM_OK)
-        status = hf_generation_config_write(generation, &t->m->config, err);
-    free(config);
-    free(generation);
-    return status;
 }
 
 static fathom_status resume(trainer *t, const json_t *state, fathom_error *err)
@@ -282,7 +270,7 @@ static fathom_status resume(trainer *t, const json_t *state, fathom_error *err)
         status = checkpoint_read_values(t->dir, t->m, t->optimizer.moment1, t->optimizer.moment2, err);
     if (status == FATHOM_OK && saved.mod.budgets > 0 && t->at.step < t->total) {
         t->m->config.mod.budgets = 0; /* calibrated for weights that will change now */
-        status = write_description(t, err);
+        status = hf_directory_write(t->dir, &t->m->config, WEIGHT_F32, err);
     }
     return status;
 }
@@ -304,10 +292,10 @@ static fathom_status open_run(trainer *t, bool resume_wanted, fathom_error *err)
     else if (occupied)
         status = status_fail(err, FATHOM_INVALID_ARGUMENT, "%s: holds a model but no trainer state to resume from", t->dir);
     else
-        status = write_description(t, err);
+        status = hf_directory_write(t->dir, &t->m->config, WEIGHT_F32, err);
     json_decref(state);
     if (status == FATHOM_OK)
-        status = run_log_open(t->dir, t->at.step, &t->log, err);
+        status = run_log_open(t->dir, t->at.step, t->options.tensorboard && t->at.step < t->total, &t->log, err);
     return status;
 }
 
@@ -367,8 +355,7 @@ void trainer_free(trainer *t)
 {
     if (!t)
         return;
-    if (t->log)
-        fclose(t->log);
+    run_log_close(&t->log);
     evaluator_free(&t->evaluator);
     workspace_free(t->ws);
     optimizer_free(&t->optimizer, t->m);
@@ -485,8 +472,7 @@ fathom_status trainer_step(trainer *t, train_step_info *info, fathom_error *err)
 
 static fathom_status save(trainer *t, const train_observer *observer, fathom_error *err)
 {
-    if (ferror(t->log))
-        return status_fail(err, FATHOM_IO, "%s/log.jsonl: cannot write", t->dir);
+    TRY(run_log_check(&t->log, err));
     json_t *state = state_to_json(t);
     if (!state)
         return status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
@@ -511,7 +497,7 @@ static fathom_status evaluate(trainer *t, const train_observer *observer, const 
     if (t->evaluated.topk.loss < t->at.best_loss)
         t->at.best_loss = t->evaluated.topk.loss;
     if (t->timed > 0) /* a finished run that is resumed says nothing new */
-        run_log_evaluation(t->log, at, &t->evaluated);
+        run_log_evaluation(&t->log, at, &t->evaluated);
     if (observer->evaluated)
         observer->evaluated(observer->user, &t->evaluated);
     return FATHOM_OK;
@@ -542,7 +528,7 @@ static fathom_status run_steps(trainer *t, const train_observer *observer, const
         const bool last = t->at.step == t->total;
         info.seconds_left = median_step_seconds(t) * (double)(t->total - t->at.step);
         if (info.skipped || last || due(t->options.log_every, info.step))
-            run_log_step(t->log, &info);
+            run_log_step(&t->log, &info);
         if (observer->step)
             observer->step(observer->user, &info);
         if (t->at.skipped_in_a_row >= MOST_SKIPPED_IN_A_ROW)
@@ -559,7 +545,7 @@ static fathom_status run_steps(trainer *t, const train_observer *observer, const
                                t->dir, (long long)info.step, (long long)t->total);
     }
     TRY(evaluate(t, observer, &info, err));
-    return saved ? FATHOM_OK : save(t, observer, err);
+    return saved ? run_log_check(&t->log, err) : save(t, observer, err);
 }
 
 fathom_status trainer_run(trainer *t, const train_observer *observer, const volatile sig_atomic_t *stop,

@@ -22,6 +22,7 @@ typedef struct train_options {
     int64_t capacity_warmup;   /* steps in which the capacity falls from 1 to the model's own, along a line; 0 = none */
     int64_t eval_every, save_every, log_every; /* steps; 0 = at the end only */
     int64_t eval_tokens;                       /* held-out tokens an evaluation reads; 0 = all */
+    bool tensorboard; /* log.jsonl's scalars as TensorBoard events too */
     bool bf16;      /* products with inputs rounded to bfloat16, where the backend can; all else stays fp32 */
     bool recompute; /* keep only each block's input and run its forward pass again in the backward one: the same bits */
 } train_options;

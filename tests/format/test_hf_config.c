@@ -54,7 +54,13 @@ static void assert_same(const model_config *a, const model_config *b)
     assert_int_equal(a->head_dim, b->head_dim);
     assert_int_equal(a->ffn, b->ffn);
     assert_int_equal(a->seq_len, b->seq_len);
+    assert_int_equal(a->family, b->family);
     assert_same_bits(a->rope_theta, b->rope_theta);
+    assert_int_equal(a->scaling.kind, b->scaling.kind);
+    assert_same_bits(a->scaling.factor, b->scaling.factor);
+    assert_same_bits(a->scaling.low_freq_factor, b->scaling.low_freq_factor);
+    assert_same_bits(a->scaling.high_freq_factor, b->scaling.high_freq_factor);
+    assert_int_equal(a->scaling.original, b->scaling.original);
     assert_same_bits(a->norm_eps, b->norm_eps);
     assert_int_equal(a->tied, b->tied);
     assert_int_equal(a->bos_id, b->bos_id);
@@ -351,6 +357,102 @@ static void test_foreign_defaults(void **state)
     read_ok(LLAMA(",\"sliding_window\":128,\"use_sliding_window\":false")); /* switched off */
 }
 
+#define OTHER(architecture, type, more) "{\"architectures\":[\"" architecture "\"],\"model_type\":\"" type "\"," SIZES more "}"
+#define MISTRAL(more) OTHER("MistralForCausalLM", "mistral", ",\"num_key_value_heads\":2" more)
+#define QWEN2(more) OTHER("Qwen2ForCausalLM", "qwen2", ",\"num_key_value_heads\":2" more)
+
+static void test_families(void **state)
+{
+    (void)state;
+    assert_int_equal(read_ok(LLAMA()).family, MODEL_FAMILY_LLAMA);
+    assert_int_equal(read_ok(MISTRAL()).family, MODEL_FAMILY_MISTRAL);
+    assert_int_equal(read_ok(QWEN2()).family, MODEL_FAMILY_QWEN2);
+    unsupported(OTHER("MistralForCausalLM", "llama", ""), "model_type", "llama");
+    unsupported(OTHER("LlamaForCausalLM", "qwen2", ""), "model_type", "qwen2");
+    unsupported(OTHER("Qwen3ForCausalLM", "qwen3", ""), "architectures", "Qwen3ForCausalLM");
+    /* transformers gives these a number of its own where the file has none */
+    malformed(OTHER("MistralForCausalLM", "mistral", ""), "num_key_value_heads", "missing");
+    malformed(OTHER("Qwen2ForCausalLM", "qwen2", ""), "num_key_value_heads", "missing");
+    /* sequences are of 2048 tokens at most */
+    read_ok(MISTRAL(",\"sliding_window\":null"));
+    read_ok(MISTRAL(",\"sliding_window\":2048"));
+    unsupported(MISTRAL(",\"sliding_window\":2047"), "sliding_window", "2047");
+    unsupported(MISTRAL(",\"sliding_window\":16,\"use_sliding_window\":false"), "sliding_window", "16"); /* a switch it does not have */
+    unsupported("{\"architectures\":[\"MistralForCausalLM\"],\"vocab_size\":9,\"hidden_size\":64,\"num_hidden_layers\":1,"
+                "\"num_attention_heads\":8,\"num_key_value_heads\":8,\"intermediate_size\":9,\"max_position_embeddings\":4097}",
+                "sliding_window", "4096");
+    read_ok(QWEN2(",\"sliding_window\":16"));
+    read_ok(QWEN2(",\"sliding_window\":16,\"use_sliding_window\":false,\"layer_types\":[\"full_attention\",\"full_attention\"]"));
+    unsupported(QWEN2(",\"sliding_window\":16,\"use_sliding_window\":true"), "sliding_window", "16");
+    unsupported(QWEN2(",\"layer_types\":[\"full_attention\",\"sliding_attention\"]"), "layer_types", "sliding_attention");
+    malformed(QWEN2(",\"layer_types\":\"full_attention\""), "layer_types", "a string");
+    model_config c = model_config_default();
+    for (int family = 0; family < MODEL_FAMILY_COUNT; family++) {
+        c.family = (model_family)family;
+        round_trip(&c);
+        model_config mod = routed();
+        mod.family = c.family;
+        round_trip(&mod);
+    }
+    unsupported("{\"architectures\":[\"FathomForCausalLM\"],\"base_model_type\":\"gpt2\"," SIZES "}", "base_model_type", "gpt2");
+}
+
+#define LLAMA3(original, low, high) \
+    "\"factor\":8.0,\"low_freq_factor\":" low ",\"high_freq_factor\":" high ",\"original_max_position_embeddings\":" original
+
+static void test_rope(void **state)
+{
+    (void)state;
+    static const char *const linear[] = {LLAMA(",\"rope_scaling\":{\"type\":\"linear\",\"factor\":2.5}"),
+                                         LLAMA(",\"rope_scaling\":{\"rope_type\":\"linear\",\"factor\":2.5}"),
+                                         LLAMA(",\"rope_scaling\":{\"type\":\"linear\",\"rope_type\":\"linear\",\"factor\":2.5}"),
+                                         LLAMA(",\"rope_parameters\":{\"rope_type\":\"linear\",\"factor\":2.5,\"rope_theta\":10000.0}")};
+    for (size_t i = 0; i < sizeof linear / sizeof *linear; i++) {
+        const model_config c = read_ok(linear[i]);
+        assert_int_equal(c.scaling.kind, ROPE_SCALING_LINEAR);
+        assert_same_bits(c.scaling.factor, 2.5f);
+        assert_true(fabs(model_rope_frequency(&c, 1) * 2.5 - pow(10000, -2.0 / 8)) < 1e-12);
+        round_trip(&c);
+    }
+    static const char *const llama3[] = {
+        LLAMA(",\"rope_theta\":500000.0,\"rope_scaling\":{\"rope_type\":\"llama3\"," LLAMA3("1024", "1.0", "4.0") "}"),
+        LLAMA(",\"rope_parameters\":{\"rope_theta\":500000.0,\"rope_type\":\"llama3\"," LLAMA3("1024", "1.0", "4.0") "}")};
+    for (size_t i = 0; i < sizeof llama3 / sizeof *llama3; i++) {
+        const model_config c = read_ok(llama3[i]);
+        assert_int_equal(c.scaling.kind, ROPE_SCALING_LLAMA3);
+        assert_same_bits(c.rope_theta, 500000);
+        assert_int_equal(c.scaling.original, 1024);
+        /* of four frequencies the first two fit 1024 positions more than 4 times, the last two less than once */
+        assert_true(fabs(model_rope_frequency(&c, 1) - pow(500000, -0.25)) < 1e-12);
+        assert_true(fabs(model_rope_frequency(&c, 2) * 8 - pow(500000, -0.5)) < 1e-12);
+        round_trip(&c);
+    }
+    read_ok(LLAMA(",\"rope_scaling\":{\"type\":\"default\"},\"partial_rotary_factor\":1.0,\"rope_parameters\":null"));
+#define SCALING(fields) LLAMA(",\"rope_scaling\":{" fields "}")
+    unsupported(SCALING("\"type\":\"dynamic\",\"factor\":2.0"), "rope_scaling.type", "dynamic");
+    unsupported(SCALING("\"rope_type\":\"yarn\",\"type\":\"linear\",\"factor\":2.0"), "rope_scaling.rope_type", "yarn");
+    unsupported(LLAMA(",\"rope_parameters\":{\"rope_type\":\"longrope\"}"), "rope_parameters.rope_type", "longrope");
+    unsupported(LLAMA(",\"rope_parameters\":{\"full_attention\":{\"rope_type\":\"linear\"}}"), "rope_parameters.full_attention", "linear");
+    unsupported(LLAMA(",\"rope_parameters\":{\"partial_rotary_factor\":0.5}"), "rope_parameters.partial_rotary_factor", "0.5");
+    unsupported(LLAMA(",\"partial_rotary_factor\":0.5"), "partial_rotary_factor", "0.5");
+    unsupported(LLAMA(",\"rope_scaling\":{\"type\":\"linear\",\"factor\":2.0},\"rope_parameters\":{\"rope_type\":\"default\"}"),
+                "rope_scaling", "linear");
+    malformed(LLAMA(",\"rope_scaling\":\"linear\""), "rope_scaling", "a string");
+    malformed(SCALING("\"type\":\"linear\""), "rope_scaling.factor", "missing");
+    malformed(SCALING("\"type\":\"linear\",\"factor\":\"2\""), "rope_scaling.factor", "a string");
+    malformed(SCALING("\"type\":\"linear\",\"factor\":0"), "rope_scaling.factor", "0");
+    malformed(SCALING("\"type\":\"linear\",\"factor\":-2"), "rope_scaling.factor", "-2");
+    malformed(SCALING("\"type\":2,\"factor\":2"), "rope_scaling.type", "2 (an integer)");
+    malformed(SCALING("\"type\":\"llama3\",\"factor\":2,\"high_freq_factor\":4"), "rope_scaling.low_freq_factor", "missing");
+    malformed(SCALING("\"type\":\"llama3\",\"factor\":2,\"low_freq_factor\":1"), "rope_scaling.high_freq_factor", "missing");
+    malformed(SCALING("\"type\":\"llama3\",\"factor\":2,\"low_freq_factor\":1,\"high_freq_factor\":4"), "original_max_position_embeddings",
+              "missing");
+    malformed(SCALING("\"type\":\"llama3\"," LLAMA3("1024", "4", "4")), "high_freq_factor: 4", "low_freq_factor 4");
+    malformed(SCALING("\"type\":\"llama3\"," LLAMA3("1024", "0", "4")), "low_freq_factor", "0");
+    malformed(SCALING("\"type\":\"llama3\"," LLAMA3("0", "1", "4")), "original_max_position_embeddings", "0");
+    malformed(SCALING("\"type\":\"llama3\"," LLAMA3("1024.0", "1", "4")), "original_max_position_embeddings", "a real number");
+}
+
 static void test_foreign_mod(void **state)
 {
     (void)state;
@@ -417,8 +519,6 @@ static void test_unsupported(void **state)
     unsupported(LLAMA(",\"hidden_act\":\"gelu\""), "hidden_act", "gelu");
     unsupported(LLAMA(",\"attention_bias\":true"), "attention_bias", "true");
     unsupported(LLAMA(",\"mlp_bias\":true"), "mlp_bias", "true");
-    unsupported(LLAMA(",\"rope_scaling\":{\"type\":\"linear\",\"factor\":2.0}"), "rope_scaling", "linear");
-    unsupported(LLAMA(",\"rope_parameters\":{\"rope_type\":\"yarn\"}"), "rope_parameters.rope_type", "yarn");
     unsupported(LLAMA(",\"quantization_config\":{\"quant_method\":\"gptq\"}"), "quantization_config", "gptq");
     unsupported(LLAMA(",\"sliding_window\":128"), "sliding_window", "128");
     unsupported(LLAMA(",\"sliding_window\":128,\"use_sliding_window\":true"), "sliding_window", "128");
@@ -572,7 +672,8 @@ int main(void)
         cmocka_unit_test(test_foreign_mod),   cmocka_unit_test(test_missing),
         cmocka_unit_test(test_not_a_config),  cmocka_unit_test(test_unsupported),
         cmocka_unit_test(test_wrong_types),   cmocka_unit_test(test_wrong_values),
-        cmocka_unit_test(test_json_float),
+        cmocka_unit_test(test_json_float),    cmocka_unit_test(test_families),
+        cmocka_unit_test(test_rope),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }

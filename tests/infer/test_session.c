@@ -266,12 +266,52 @@ static void generate_stops_where_it_should(void **state)
     release(&owner);
 }
 
+/* Asked for piece by piece: one token a call, the same text, nothing after the end; given up half-way. */
+static void pieces_are_asked_for(void **state)
+{
+    (void)state;
+    fathom_model owner = counting_model();
+    fathom_error err;
+    fathom_generation *g;
+    fathom_generate_options o = fathom_generate_defaults();
+    const char *text, *const stop[] = {"hj", "gh!", "mn"};
+    size_t bytes;
+    o.temperature = 0;
+    o.stop = stop;
+    o.stop_count = 3;
+    assert_int_equal(fathom_generation_new(&owner, "", 0, &o, &g, &err), FATHOM_INVALID_ARGUMENT);
+    assert_null(g);
+    assert_int_equal(fathom_generation_new(&owner, "abc", 3, &o, &g, &err), FATHOM_OK);
+    const char *const wanted[] = {"d", "e", "f", "", "", "ghi", "j", "k", "l", "", ""}; /* g, gh and h may begin a stop text; m n ends it */
+    const size_t held[] = {1, 1, 1, 0, 0, 3, 1, 1, 1, 0, 0};
+    for (size_t i = 0; i < sizeof held / sizeof *held; i++) {
+        assert_int_equal(fathom_generation_next(g, &text, &bytes, &err), FATHOM_OK);
+        assert_non_null(text);
+        assert_int_equal(bytes, held[i]);
+        assert_memory_equal(text, wanted[i], bytes);
+        assert_int_equal(fathom_generation_stats(g).tokens, i + 1);
+    }
+    for (int again = 0; again < 2; again++) {
+        assert_int_equal(fathom_generation_next(g, &text, &bytes, &err), FATHOM_OK);
+        assert_null(text);
+    }
+    assert_int_equal(fathom_generation_stats(g).prompt_tokens, 3);
+    assert_int_equal(fathom_generation_stats(g).kv_bytes, (3 + 10) * 2 * 4 * 64 * 4);
+    fathom_generation_free(g);
+    assert_int_equal(fathom_generation_new(&owner, "abc", 3, &o, &g, &err), FATHOM_OK);
+    assert_int_equal(fathom_generation_next(g, &text, &bytes, &err), FATHOM_OK);
+    fathom_generation_free(g);
+    fathom_generation_free(NULL);
+    release(&owner);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(prefill_equals_steps),          cmocka_unit_test(the_future_changes_nothing),
         cmocka_unit_test(the_cache_holds_routed_tokens), cmocka_unit_test(bad_tokens_are_refused),
         cmocka_unit_test(sampler_follows_its_options),   cmocka_unit_test(generate_stops_where_it_should),
+        cmocka_unit_test(pieces_are_asked_for),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -73,6 +73,7 @@ typedef struct tiny_variant {
     bool dense_kv;
     int64_t experts, per_token, no_ops;
     expert_router expert_router;
+    model_family family;
 } tiny_variant;
 
 #define ROUTED(r, g, c) .router = MOD_ROUTER_##r, .gate = MOD_GATE_##g, .causal = MOD_CAUSAL_##c
@@ -80,6 +81,9 @@ typedef struct tiny_variant {
 static const tiny_variant tiny_variants[] = {
     {.name = "plain", ROUTED(NONE, RAW, PREDICTOR)},
     {.name = "untied", ROUTED(NONE, RAW, PREDICTOR), .untied = true},
+    {.name = "qkv-bias", ROUTED(NONE, RAW, PREDICTOR), .family = MODEL_FAMILY_QWEN2},
+    {.name = "qkv-bias-raw", ROUTED(TOPK, RAW, PREDICTOR), .untied = true, .family = MODEL_FAMILY_QWEN2},
+    {.name = "qkv-bias-dense-kv", ROUTED(TOPK, RAW, PREDICTOR), .dense_kv = true, .family = MODEL_FAMILY_QWEN2},
     {.name = "raw", ROUTED(TOPK, RAW, PREDICTOR)},
     {.name = "sigmoid-aux", ROUTED(TOPK, SIGMOID, AUX)},
     {.name = "raw-aux", ROUTED(TOPK, RAW, AUX), .untied = true},
@@ -117,6 +121,7 @@ static inline model_config tiny_variant_config(const tiny_variant *v)
 {
     model_config c = tiny_config(v->router, v->gate, v->causal);
     c.tied = !v->untied;
+    c.family = v->family;
     if (v->unit != MOD_UNIT_BLOCK || v->dense_kv)
         c = tiny_unit(c, v->unit, v->dense_kv);
     if (v->experts > 0)

@@ -62,14 +62,18 @@ class Model:
         a, b = x[..., :half], x[..., half:]
         return torch.cat([a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin()], -1)
 
+    def project(self, l, name, y):
+        bias = self.p.get(f"model.layers.{l}.self_attn.{name}.bias")
+        return y @ self.layer(l, f"self_attn.{name}.weight").T + (0 if bias is None else bias)
+
     def attention(self, l, x, s):
         """a of the rows s of one sequence x [T, d]: among themselves, or over every token's keys and values."""
         h, kv, dh = self.c["num_attention_heads"], self.c["num_key_value_heads"], self.c["head_dim"]
         seen = s if self.route_kv else torch.arange(x.shape[0])
         y = self.norm(x, self.layer(l, "input_layernorm.weight"))
-        q = self.rope((y[s] @ self.layer(l, "self_attn.q_proj.weight").T).view(-1, h, dh), s)
-        k = self.rope((y[seen] @ self.layer(l, "self_attn.k_proj.weight").T).view(-1, kv, dh), seen)
-        v = (y[seen] @ self.layer(l, "self_attn.v_proj.weight").T).view(-1, kv, dh)
+        q = self.rope(self.project(l, "q_proj", y[s]).view(-1, h, dh), s)
+        k = self.rope(self.project(l, "k_proj", y[seen]).view(-1, kv, dh), seen)
+        v = self.project(l, "v_proj", y[seen]).view(-1, kv, dh)
         k, v = k.repeat_interleave(h // kv, 1), v.repeat_interleave(h // kv, 1)
         scores = torch.einsum("ihd,jhd->hij", q, k) / math.sqrt(dh)
         scores = scores.masked_fill(seen[None, :] > s[:, None], -math.inf)

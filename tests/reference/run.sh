@@ -9,7 +9,7 @@ if ! /usr/bin/python3 -c 'import torch' 2>/dev/null; then
     exit 77
 fi
 cases=
-for kind in plain untied raw sigmoid-aux raw-aux one stochastic token-choice token-choice-sigmoid \
+for kind in plain untied qkv-bias qkv-bias-raw qkv-bias-dense-kv raw sigmoid-aux raw-aux one stochastic token-choice token-choice-sigmoid \
     attn mlp attn+mlp attn+mlp-aux attn+mlp-choice attn+mlp-stochastic dense-kv dense-kv-choice dense-kv-attn dense-kv-attn+mlp \
     moe-tokens moe-tokens-1 moe-experts moe-experts-1 mode-staged mode-staged-tokens mode-staged-choice mode-staged-mlp \
     mode-integrated mode-integrated-choice mode-integrated-choice-1; do

@@ -130,9 +130,13 @@ static void names_say_what_they_mean(void **state)
     assert_true(c.heads == 5 && c.head_dim == 16);
     for (int64_t l = 0; l < c.layers; l++)
         assert_true((c.mod.capacity[l] > 0) == (l % 3 != 0));
+    assert_int_equal(variant_parse("mod-m2", &v, &err), FATHOM_OK);
+    assert_int_equal(study_shape(&v, 64, 256, 256, &c, &err), FATHOM_OK);
+    for (int64_t l = 0; l < c.layers; l++)
+        assert_true((c.mod.capacity[l] > 0) == (l >= 2 && l < c.layers - 2));
     assert_int_equal(study_shape(&v, 100, 256, 256, &c, &err), FATHOM_INVALID_ARGUMENT);
     const char *const bad[] = {"", "moe", "mod-d1", "mod-", "mod-c0", "mod-c2", "mod-e0", "mod-e1.5", "plain-c0.5", "mod-c0.25x", "stochastic-aux",
-                               "choice-c1", "mod-mod", "mod-e1-d3", "mod-d3-e1"};
+                               "choice-c1", "mod-mod", "mod-e1-d3", "mod-d3-e1", "mod-m0", "mod-m2-e2", "mod-m4"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
         assert_int_equal(variant_parse(bad[i], &v, &err), FATHOM_INVALID_ARGUMENT);
 }

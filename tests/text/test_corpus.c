@@ -3,7 +3,7 @@
 #include "base/temp.h"
 
 #include "text/corpus.h"
-#include "text/shard.h"
+#include "text/put_shard.h"
 
 typedef struct loaded {
     corpus c;
@@ -288,24 +288,13 @@ static void the_fingerprint_knows_the_data(void **state)
 
 enum { TOKENS = 300, HEADER = 40 };
 
-static fathom_status shard_write(const char *path, const int32_t *ids, int64_t count, int64_t bytes, int64_t vocab, fathom_error *err)
-{
-    shard_writer w;
-    TRY(shard_writer_open(&w, path, vocab, err));
-    const fathom_status status = shard_writer_add(&w, ids, count, bytes, err);
-    if (status == FATHOM_OK)
-        return shard_writer_commit(&w, err);
-    shard_writer_abort(&w);
-    return status;
-}
-
 static void write_shard(const char *path)
 {
     int32_t ids[TOKENS];
     for (int i = 0; i < TOKENS; i++)
         ids[i] = i % 256;
     fathom_error err;
-    assert_ok(shard_write(path, ids, TOKENS, TOKENS, 256, &err), &err);
+    assert_ok(put_shard(path, ids, TOKENS, TOKENS, 256, &err), &err);
 }
 
 static void shards_come_back(void **state)
@@ -333,7 +322,7 @@ static void shards_come_back(void **state)
 
     put_text("t", "text");
     fathom_error err;
-    assert_ok(shard_write("none.bin", NULL, 0, 0, 256, &err), &err);
+    assert_ok(put_shard("none.bin", NULL, 0, 0, 256, &err), &err);
     loaded l = load((const char *const[]){"none.bin", "t", "s.bin"}, 3, 0);
     assert_ok(l.status, &l.err);
     assert_int_equal(l.c.train.count, 4 + TOKENS);
@@ -348,7 +337,7 @@ static void wide_shards_are_written(void **state)
     (void)state;
     static const int32_t ids[] = {0, 65536, 70000};
     fathom_error err;
-    assert_ok(shard_write("wide.bin", ids, 3, 9, 70001, &err), &err);
+    assert_ok(put_shard("wide.bin", ids, 3, 9, 70001, &err), &err);
     size_t size;
     unsigned char *raw = (unsigned char *)get_file("wide.bin", &size);
     assert_int_equal(size, HEADER + 12);
@@ -356,7 +345,7 @@ static void wide_shards_are_written(void **state)
     assert_memory_equal(raw + HEADER, "\0\0\0\0\0\0\1\0\x70\x11\1\0", 12);
     free(raw);
     assert_refused("wide.bin", FATHOM_INVALID_ARGUMENT, "wide.bin: vocabulary: 70001", "256");
-    assert_error(shard_write("bad.bin", ids, 3, 9, 70000, &err), &err, FATHOM_INVALID_ARGUMENT, "bad.bin: token 2",
+    assert_error(put_shard("bad.bin", ids, 3, 9, 70000, &err), &err, FATHOM_INVALID_ARGUMENT, "bad.bin: token 2",
                  "70000");
     assert_int_equal(access("bad.bin", F_OK), -1);
 }
@@ -542,7 +531,7 @@ static void ids_are_checked_where_they_are_read(void **state)
     assert_non_null(ids);
     for (int i = 0; i < LONG; i++)
         ids[i] = (i * 7) % 256;
-    assert_ok(shard_write("s.bin", ids, LONG, LONG, 256, &err), &err);
+    assert_ok(put_shard("s.bin", ids, LONG, LONG, 256, &err), &err);
     const char *path = "s.bin";
     loaded whole = load(&path, 1, 0.5);
     assert_ok(whole.status, &whole.err);
@@ -575,7 +564,7 @@ static void ids_are_checked_where_they_are_read(void **state)
     static const int ends[] = {0, LONG / 2 - 1, LONG / 2, LONG - 1};
     for (int i = 0; i < 4; i++) {
         ids[ends[i]] ^= 1;
-        assert_ok(shard_write("t.bin", ids, LONG, LONG, 256, &err), &err);
+        assert_ok(put_shard("t.bin", ids, LONG, LONG, 256, &err), &err);
         ids[ends[i]] ^= 1;
         const char *other = "t.bin";
         l = load(&other, 1, 0.5);
@@ -595,7 +584,7 @@ static void text_and_shards_mix(void **state)
     put_text("a", "abcdefgh");
     put_text("b", "0123");
     put_text("c", "ABCDEFGH");
-    assert_ok(shard_write("s.bin", ids, 8, 8, 256, &err), &err);
+    assert_ok(put_shard("s.bin", ids, 8, 8, 256, &err), &err);
     loaded l = load((const char *const[]){"a", "b", "s.bin", "s.bin", "c"}, 5, 0.25);
     assert_ok(l.status, &l.err);
     assert_part(&l.c.train, "abcdef012shard1shard1ABCDEF", 27);
