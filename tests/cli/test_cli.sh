@@ -121,7 +121,7 @@ refuses "convert of a reduced model" 1 "q8: is stored in q8" "$fathom" convert "
 refuses "convert onto a model" 1 "already holds a model" "$fathom" convert "$work/run" "$work/q8" --quantize q8
 for command in "generate --prompt a" "eval --data $work/text.txt" "inspect --text a" "calibrate --data $work/text.txt"; do
     # shellcheck disable=SC2086
-    refuses "${command%% *} of a model without a tokenizer" 1 "untold/tokenizer.json" "$fathom" $command "$work/untold"
+    refuses "${command%% *} of a model without a tokenizer" 1 "untold/tokenizer.json" "$fathom" ${command%% *} "$work/untold" ${command#* }
 done
 refuses "convert to an unknown kind" 2 "--quantize: q3" "$fathom" convert "$work/run" "$work/again" --quantize q3
 refuses "training that cannot fit" 1 "recompute" $train --data "$work/text.txt" --batch 1000000 --seq-len 4096
