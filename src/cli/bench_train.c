@@ -10,19 +10,21 @@
 #include "train/trainer.h"
 
 /* Random tokens: speed does not depend on what they say. */
-static fathom_status random_part(int64_t count, int64_t vocab, corpus_part *out, fathom_error *err)
+static fathom_status random_tokens(int64_t count, int64_t vocab, int32_t **out, fathom_error *err)
 {
-    *out = (corpus_part){.tokens = malloc((size_t)count * sizeof *out->tokens), .count = count, .bytes = count};
-    if (!out->tokens)
+    *out = malloc((size_t)count * sizeof **out);
+    if (!*out)
         return status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
     for (int64_t i = 0; i < count; i++)
-        out->tokens[i] = (int32_t)((uint64_t)i * 2654435761u % (uint64_t)vocab);
+        (*out)[i] = (int32_t)((uint64_t)i * 2654435761u % (uint64_t)vocab);
     return FATHOM_OK;
 }
 
 /* A model in training and its measured steps. */
 typedef struct subject {
     model m;
+    int32_t *tokens;
+    corpus_piece piece;
     corpus_part part;
     trainer *t;
     double flops; /* a step */
@@ -48,27 +50,31 @@ static fathom_status subject_open(subject *s, const bench_command *c, const mode
     TRY(train_memory_check(&memory, memory_available(), err));
     TRY(model_init(&s->m, config, WEIGHT_F32, kn, err));
     TRY(model_randomize(&s->m, 1, err));
-    TRY(random_part(4 * c->batch * config->seq_len + 1, config->vocab, &s->part, err));
+    const int64_t count = 4 * c->batch * config->seq_len + 1;
+    TRY(random_tokens(count, config->vocab, &s->tokens, err));
+    s->piece = (corpus_piece){.ids = s->tokens, .count = count};
+    s->part = (corpus_part){&s->piece, 1, count};
     return trainer_new(&(trainer_input){.m = &s->m, .options = &options, .train = &s->part}, &s->t, err);
 }
 
 static void subject_close(subject *s)
 {
     trainer_free(s->t);
-    free(s->part.tokens);
+    free(s->tokens);
     free(s->seconds);
     free(s->utilisation);
     model_free(&s->m);
 }
 
-static void take_step(subject *s, int64_t i, const model_probe *probe, double *ceiling)
+static fathom_status take_step(subject *s, int64_t i, const model_probe *probe, double *ceiling, fathom_error *err)
 {
     train_step_info info;
     const double before = *ceiling, began = timing_now();
-    trainer_step(s->t, &info);
+    TRY(trainer_step(s->t, &info, err));
     s->seconds[i] = timing_now() - began;
     *ceiling = model_probe_rate(probe);
     s->utilisation[i] = s->flops / s->seconds[i] / (0.5 * (before + *ceiling));
+    return FATHOM_OK;
 }
 
 static json_t *figures(const bench_command *c, const subject *s)
@@ -135,17 +141,17 @@ static int report(const bench_command *c, const subject *plain, const subject *r
     return cli_print_json(o);
 }
 
-static fathom_status measure(const bench_command *c, subject subjects[2], profile *prof, const model_probe *probe)
+static fathom_status measure(const bench_command *c, subject subjects[2], profile *prof, const model_probe *probe, fathom_error *err)
 {
     const int count = c->compare_mod ? 2 : 1;
     train_step_info info;
     for (int j = 0; j < count; j++)
-        trainer_step(subjects[j].t, &info); /* warm-up */
+        TRY(trainer_step(subjects[j].t, &info, err)); /* warm-up */
     profile_reset(prof);
     double ceiling = model_probe_rate(probe);
     for (int64_t i = 0; i < c->steps; i++)
         for (int j = 0; j < count; j++) {
-            take_step(&subjects[j], i, probe, &ceiling);
+            TRY(take_step(&subjects[j], i, probe, &ceiling, err));
             if (!c->json)
                 fprintf(stderr, "%sstep %lld/%lld  %.1f ms, utilisation %.3f\n", count == 1 ? "" : j ? "MoD " : "plain ",
                         (long long)i + 1, (long long)c->steps, 1e3 * subjects[j].seconds[i], subjects[j].utilisation[i]);
@@ -169,7 +175,7 @@ int bench_train(const bench_command *c, const kernels *backend)
     if (status == FATHOM_OK)
         status = model_probe_open(&probe, backend, &config[0], c->batch * config[0].seq_len, c->bf16, &err);
     if (status == FATHOM_OK)
-        status = measure(c, subjects, &prof, &probe);
+        status = measure(c, subjects, &prof, &probe, &err);
     double seconds = 0;
     for (int64_t i = 0; status == FATHOM_OK && i < c->steps; i++)
         seconds += subjects[0].seconds[i] + (c->compare_mod ? subjects[1].seconds[i] : 0);

@@ -14,7 +14,8 @@ enum { BUDGETS = sizeof default_budgets / sizeof *default_budgets };
 typedef struct calibrate_command {
     option_list data;
     int64_t tokens, batch, threads;
-    bool json;
+    const char *data_format;
+    bool json, raw;
 } calibrate_command;
 
 static fathom_status write_config(const char *dir, const model *m, fathom_error *err)
@@ -30,12 +31,10 @@ static fathom_status run(const calibrate_command *c, const char *dir, calibratio
 {
     fathom_model *loaded = NULL;
     corpus data = {0};
-    const tokenizer *tok;
     fathom_status status = fathom_model_load(dir, (int)c->threads, &loaded, err);
     if (status == FATHOM_OK)
-        status = session_tokenizer(loaded, &tok, err);
-    if (status == FATHOM_OK)
-        status = corpus_load(c->data.items, c->data.count, tok, 0, &data, err);
+        status = corpus_load(&(corpus_input){.paths = c->data.items, .count = c->data.count, .tokenizer = loaded->tok,
+                                             .vocab = loaded->m.config.vocab, .raw = c->raw}, &data, err);
     if (status == FATHOM_OK) {
         const calibrate_input in = {.text = &data.train, .tokens = c->tokens, .batch = c->batch, .budgets = default_budgets,
                                     .count = BUDGETS};
@@ -78,6 +77,7 @@ int command_calibrate(int argc, char **argv)
     calibrate_command c = {.tokens = 65536, .batch = 16};
     const option table[] = {
         {OPTION_LIST, "data", &c.data, "PATH...", "text files, folders of text, or token shards"},
+        DATA_FORMAT_OPTION(&c.data_format),
         {OPTION_INTEGER, "tokens", &c.tokens, "N", "tokens to fit on, and as many to measure on (65536)"},
         {OPTION_INTEGER, "batch", &c.batch, "N", "sequences at a time (16)"},
         {OPTION_INTEGER, "threads", &c.threads, "N", "processor threads (all)"},
@@ -99,6 +99,8 @@ int command_calibrate(int argc, char **argv)
         status = status_fail(&err, FATHOM_INVALID_ARGUMENT, "--tokens: %lld: must be 1 to 4294967296", (long long)c.tokens);
     else if (status == FATHOM_OK && (c.batch < 1 || c.batch > 1 << 20))
         status = status_fail(&err, FATHOM_INVALID_ARGUMENT, "--batch: %lld: must be 1 to 1048576", (long long)c.batch);
+    if (status == FATHOM_OK)
+        status = data_format_parse(c.data_format, &c.raw, &err);
     if (status != FATHOM_OK) {
         options_free(&parsed);
         return cli_usage(&err);

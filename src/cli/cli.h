@@ -21,6 +21,7 @@ int command_inspect(int argc, char **argv);
 int command_convert(int argc, char **argv);
 int command_isoflop(int argc, char **argv);
 int command_tokenizer(int argc, char **argv);
+int command_tokenize(int argc, char **argv);
 
 /* "fathom: message" on stderr; returns the exit code. A wrong command line exits with 2, everything else with 1. */
 int cli_fail(const fathom_error *err);
@@ -81,6 +82,10 @@ bool model_flags_untouched(const model_flags *f);
     {OPTION_NUMBER, "expert-balance-weight", &(f)->expert_balance_weight, "X", "weight of token-choice's balancing loss (0.01)"}, \
     {OPTION_TEXT, "mode", &(f)->mode, "M", "with --mod: staged (routed blocks of experts), integrated (no-op experts among them) (staged)"}, \
     {OPTION_INTEGER, "no-op-experts", &(f)->no_op_experts, "N", "integrated: outputs of the router that do nothing (1)"}
+/* --data-format: auto, or nanogpt (raw uint16 ids) */
+fathom_status data_format_parse(const char *text, bool *raw, fathom_error *err);
+#define DATA_FORMAT_OPTION(target)                                                                                        \
+    {OPTION_TEXT, "data-format", target, "F", "auto, or nanogpt: the files are uint16 ids without a header (auto)"}
 /* --dtype: fp32 or bf16 */
 fathom_status train_dtype_parse(const char *text, bool *bf16, fathom_error *err);
 /* Refused: options that would have no effect, as --mod-unit without --mod. */

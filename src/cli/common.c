@@ -2,6 +2,7 @@
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "base/timing.h"
@@ -32,6 +33,14 @@ int cli_print_json(json_t *object)
 json_t *cli_number(double value)
 {
     return isfinite(value) ? json_real(value) : json_null();
+}
+
+fathom_status data_format_parse(const char *text, bool *raw, fathom_error *err)
+{
+    *raw = text && strcmp(text, "nanogpt") == 0;
+    if (*raw || !text || strcmp(text, "auto") == 0)
+        return FATHOM_OK;
+    return status_fail(err, FATHOM_INVALID_ARGUMENT, "--data-format: %s: must be auto or nanogpt", text);
 }
 
 progress_line progress_begin(double seconds)

@@ -10,8 +10,8 @@
 
 typedef struct eval_command {
     option_list data;
-    const char *routing;
-    bool json;
+    const char *routing, *data_format;
+    bool json, raw;
     int64_t threads, batch, seq_len, tokens;
     double budget;
 } eval_command;
@@ -23,20 +23,21 @@ static fathom_status evaluate(const eval_command *c, const fathom_model *model_h
     if (T < 1 || T > model_handle->m.config.seq_len)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "--seq-len: %lld: the model was made for at most %lld", (long long)T,
                            (long long)model_handle->m.config.seq_len);
-    const tokenizer *tok;
-    TRY(session_tokenizer(model_handle, &tok, err));
-    TRY(corpus_load(c->data.items, c->data.count, tok, 0, data, err));
+    const corpus_input in = {.paths = c->data.items, .count = c->data.count, .tokenizer = model_handle->tok,
+                             .vocab = model_handle->m.config.vocab, .evaluation = true, .raw = c->raw};
+    TRY(corpus_load(&in, data, err));
     if (data->train.count < 2)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "%s: one token: there is nothing to predict", c->data.items[0]);
     float threshold[MODEL_MAX_STAGES];
     if (c->budget != 0)
         TRY(budget_thresholds(&model_handle->m.config, c->budget, threshold, err));
-    const batcher b = {.tokens = data->train.tokens, .count = data->train.count, .T = T};
+    const batcher b = {.part = &data->train, .T = T};
     evaluator e;
     fathom_status status = evaluator_init(&e, &model_handle->m, c->batch, T, err);
     if (status == FATHOM_OK) {
         workspace_set_thresholds(e.ws, c->budget != 0 ? threshold : NULL);
-        *out = evaluator_run(&e, &b, r, c->tokens);
+        e.tokenizer = data->bytes < 0 ? model_handle->tok : NULL;
+        status = evaluator_run(&e, &b, r, c->tokens, out, err);
     }
     evaluator_free(&e);
     return status;
@@ -44,7 +45,8 @@ static fathom_status evaluate(const eval_command *c, const fathom_model *model_h
 
 static int report(const eval_command *c, const evaluation *e, const corpus *data)
 {
-    const double tokens_per_byte = (double)data->train.count / (double)data->train.bytes;
+    /* shards that do not tell: the bytes of what was predicted, or, without a tokenizer, none */
+    const double tokens_per_byte = data->bytes < 0 ? (double)e->tokens / (double)e->bytes : (double)data->train.count / (double)data->bytes;
     const double bits_per_byte = e->loss / log(2) * tokens_per_byte;
     if (c->json) {
         json_t *o = json_object();
@@ -58,8 +60,10 @@ static int report(const eval_command *c, const evaluation *e, const corpus *data
         json_object_set_new(o, "router_accuracy", cli_number(e->router_accuracy));
         return cli_print_json(o);
     }
-    printf("loss %.4f nats/token, perplexity %.3f, %.4f bits/byte on %lld tokens; %s routing, %.2f %% routed, %.4g forward "
-           "FLOPs/token\n", e->loss, exp(e->loss), bits_per_byte, (long long)e->tokens, c->routing, 100 * e->routed_fraction,
+    printf("loss %.4f nats/token, perplexity %.3f, ", e->loss, exp(e->loss));
+    if (isfinite(bits_per_byte))
+        printf("%.4f bits/byte ", bits_per_byte);
+    printf("on %lld tokens; %s routing, %.2f %% routed, %.4g forward FLOPs/token\n", (long long)e->tokens, c->routing, 100 * e->routed_fraction,
            e->flops_per_token);
     if (!isnan(e->router_accuracy))
         printf("the causal rule agrees with top-k on %.2f %% of (token, router or expert) pairs\n", 100 * e->router_accuracy);
@@ -71,6 +75,7 @@ int command_eval(int argc, char **argv)
     eval_command c = {.routing = "causal", .batch = 16};
     const option table[] = {
         {OPTION_LIST, "data", &c.data, "PATH...", "text files, folders of text, or token shards"},
+        DATA_FORMAT_OPTION(&c.data_format),
         {OPTION_TEXT, "routing", &c.routing, "R", "causal (what sampling does) or topk (as trained) (causal)"},
         {OPTION_NUMBER, "budget", &c.budget, "X", "causal routing of this mean share of tokens; needs fathom calibrate (the model's own)"},
         {OPTION_INTEGER, "tokens", &c.tokens, "N", "tokens to read, spread over the text, 0 = all (0)"},
@@ -100,6 +105,8 @@ int command_eval(int argc, char **argv)
                              c.budget);
     else if (status == FATHOM_OK && c.tokens < 0)
         status = status_fail(&err, FATHOM_INVALID_ARGUMENT, "--tokens: %lld: must be 0 (all) or above", (long long)c.tokens);
+    if (status == FATHOM_OK)
+        status = data_format_parse(c.data_format, &c.raw, &err);
     if (status != FATHOM_OK) {
         options_free(&parsed);
         return cli_usage(&err);

@@ -255,7 +255,9 @@ static fathom_status read_corpus(const inspect_command *c, const fathom_model *m
                                  fathom_error *err)
 {
     corpus data = {0};
-    fathom_status status = corpus_load(c->data.items, c->data.count, model->tok, 0, &data, err);
+    const corpus_input in = {.paths = c->data.items, .count = c->data.count, .tokenizer = model->tok, .vocab = model->m.config.vocab,
+                             .evaluation = true};
+    fathom_status status = corpus_load(&in, &data, err);
     const int64_t T = model->m.config.seq_len, n = data.train.count, all = n > T ? n / T : 1, wanted = (c->tokens + T - 1) / T;
     const int64_t windows = wanted < all ? wanted : all, length = n > T ? T : n;
     if (status == FATHOM_OK) {
@@ -264,7 +266,7 @@ static fathom_status read_corpus(const inspect_command *c, const fathom_model *m
             status = status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
     }
     for (int64_t w = 0; status == FATHOM_OK && w < windows; w++)
-        memcpy(*ids + w * length, data.train.tokens + w * all / windows * length, (size_t)length * sizeof **ids);
+        status = corpus_part_read(&data.train, w * all / windows * length, length, *ids + w * length, err);
     *count = windows * length;
     corpus_free(&data);
     return status;

@@ -171,9 +171,11 @@ static fathom_status train(isoflop_command *c, fathom_error *err)
     int64_t count = 0, taken = 0;
     fathom_status status = tokenizer_bytes(&tok, err);
     if (status == FATHOM_OK)
-        status = corpus_load(c->data.items, c->data.count, tok, c->val_data.count ? 0 : c->val_fraction, &data, err);
+        status = corpus_load(&(corpus_input){.paths = c->data.items, .count = c->data.count, .tokenizer = tok,
+                                             .heldout_fraction = c->val_data.count ? 0 : c->val_fraction}, &data, err);
     if (status == FATHOM_OK && c->val_data.count)
-        status = corpus_load(c->val_data.items, c->val_data.count, tok, 0, &validation, err);
+        status = corpus_load(&(corpus_input){.paths = c->val_data.items, .count = c->val_data.count, .tokenizer = tok, .evaluation = true},
+                             &validation, err);
     if (status == FATHOM_OK) {
         const kernels kn = kernels_cpu();
         if (c->study.bf16 && !kn.bf16(&kn)) {

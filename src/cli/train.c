@@ -15,8 +15,9 @@
 
 typedef struct train_command {
     option_list data, val_data;
-    const char *out, *dtype, *init, *tokenizer;
+    const char *out, *dtype, *init, *tokenizer, *data_format;
     bool resume, json, resumed, converts; /* a checkpoint goes on; a plain model gets routers */
+    bool raw, nameless; /* ids that no tokenizer here explains */
     double val_fraction;
     int64_t threads, seed, capacity_warmup; /* -1: none, or with --init a fifth of the run */
     train_options options;
@@ -66,7 +67,8 @@ static fathom_status parse(train_command *c, int argc, char **argv, options_resu
         {OPTION_HEADING, "data and output", 0, 0, 0},
         {OPTION_LIST, "data", &c->data, "PATH...", "text files, folders of text, or token shards"},
         {OPTION_LIST, "val-data", &c->val_data, "PATH...", "held-out text (default: the end of each file of --data)"},
-        {OPTION_NUMBER, "val-fraction", &c->val_fraction, "X", "share of each file held out (0.05)"},
+        {OPTION_NUMBER, "val-fraction", &c->val_fraction, "X", "share of each file held out (0.05); folders of shards have their own"},
+        DATA_FORMAT_OPTION(&c->data_format),
         {OPTION_TEXT, "out", &c->out, "DIR", "run directory"},
         {OPTION_TEXT, "tokenizer", &c->tokenizer, "PATH", "a tokenizer.json or a folder with one (--init's, else one token a byte)"},
         {OPTION_TEXT, "init", &c->init, "DIR", "start from the model in DIR; with --mod a plain model is made a routed one"},
@@ -108,6 +110,7 @@ static fathom_status parse(train_command *c, int argc, char **argv, options_resu
     o->seed = (uint64_t)c->seed;
     if (c->capacity_warmup != -1)
         o->capacity_warmup = c->capacity_warmup;
+    TRY(data_format_parse(c->data_format, &c->raw, err));
     return c->dtype ? train_dtype_parse(c->dtype, &o->bf16, err) : FATHOM_OK;
 }
 
@@ -134,12 +137,40 @@ static fathom_status adopt_saved(train_command *c, int argc, char **argv, option
     return FATHOM_OK;
 }
 
-static fathom_status load_data(const train_command *c, const tokenizer *tok, corpus *data, corpus *validation,
+/* Somebody said how many ids there are: shards that do not tell are read by that. */
+static bool vocab_given(const train_command *c)
+{
+    return c->shape.vocab || c->init || c->resumed;
+}
+
+/* The folder that the run takes up has a tokenizer. */
+static bool tokenizer_named(const train_command *c)
+{
+    const char *dir = c->resumed ? c->out : c->init;
+    char *path = dir ? path_join(dir, "tokenizer.json") : NULL;
+    const bool named = path && path_exists(path);
+    free(path);
+    return named;
+}
+
+static fathom_status load_data(train_command *c, const tokenizer *tok, const model_config *config, corpus *data, corpus *validation,
                                fathom_error *err)
 {
-    TRY(corpus_load(c->data.items, c->data.count, tok, c->val_data.count ? 0 : c->val_fraction, data, err));
-    if (c->val_data.count)
-        TRY(corpus_load(c->val_data.items, c->val_data.count, tok, 0, validation, err));
+    corpus_input in = {.paths = c->data.items, .count = c->data.count, .tokenizer = tok, .vocab = vocab_given(c) ? config->vocab : 0,
+                       .heldout_fraction = c->val_data.count ? 0 : c->val_fraction, .raw = c->raw};
+    TRY(corpus_load(&in, data, err));
+    if (c->val_data.count) {
+        in.paths = c->val_data.items;
+        in.count = c->val_data.count;
+        in.heldout_fraction = 0;
+        in.evaluation = true;
+        TRY(corpus_load(&in, validation, err));
+    }
+    const int64_t foreign = data->foreign + validation->foreign;
+    c->nameless = foreign > 0 && !tokenizer_named(c);
+    if (c->nameless && foreign < data->files + validation->files)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--data: text and shards that do not tell their vocabulary: the text would be encoded "
+                           "by another tokenizer");
     return FATHOM_OK;
 }
 
@@ -224,7 +255,9 @@ static fathom_status train(train_command *c, const tokenizer *tok, model *m, con
     trainer *t;
     TRY(trainer_new(&in, &t, err));
     char *path = path_join(c->out, "tokenizer.json");
-    fathom_status status = path ? tokenizer_save(tok, path, err) : status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
+    fathom_status status = path ? FATHOM_OK : status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
+    if (status == FATHOM_OK && !c->nameless)
+        status = tokenizer_save(tok, path, err);
     free(path);
     if (status == FATHOM_OK) {
         progress_print(&c->progress, "%lld steps on %d threads", (long long)trainer_total_steps(t), threads_count());
@@ -244,7 +277,7 @@ static fathom_status run(train_command *c, const tokenizer *tok, const model_con
     model m = {0};
     corpus data = {0}, validation = {0};
     const corpus_part *heldout = heldout_part(c, &data, &validation);
-    fathom_status status = load_data(c, tok, &data, &validation, err);
+    fathom_status status = load_data(c, tok, config, &data, &validation, err);
     if (status == FATHOM_OK && c->converts && !c->resumed && c->capacity_warmup == -1)
         c->options.capacity_warmup = train_total_steps(&c->options, config, (data.train.count - 1) / config->seq_len) / 5;
     if (status == FATHOM_OK)

@@ -28,7 +28,7 @@ static fathom_status time_steps(const study_options *o, const study_run *run, co
     for (int i = -1; i < STEPS && status == FATHOM_OK; i++) {
         train_step_info info;
         const double began = timing_now();
-        trainer_step(t, &info);
+        status = trainer_step(t, &info, err);
         if (i >= 0)
             taken[i] = timing_now() - began;
     }

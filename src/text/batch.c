@@ -19,8 +19,7 @@ fathom_status batcher_init(batcher *b, const corpus_part *part, int64_t T, uint6
     if (part->count - 1 < T)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "%s: %lld tokens: too few for one window of %lld + 1", what,
                            (long long)part->count, (long long)T);
-    *b = (batcher){
-        .tokens = part->tokens, .count = part->count, .T = T, .windows = (part->count - 1) / T, .seed = seed};
+    *b = (batcher){.part = part, .T = T, .windows = (part->count - 1) / T, .seed = seed};
     return FATHOM_OK;
 }
 
@@ -29,34 +28,41 @@ static int64_t window_start(const batcher *b, int64_t position)
 {
     const uint64_t epoch = (uint64_t)(position / b->windows), i = (uint64_t)(position % b->windows);
     const uint64_t stream = RNG_SHUFFLE + (epoch << 8);
-    const int64_t room = b->count - 1 - b->windows * b->T;
+    const int64_t room = b->part->count - 1 - b->windows * b->T;
     const int64_t offset = (int64_t)(rng_uniform(b->seed, stream, OFFSET_COUNTER) * (double)(room + 1));
     return offset + (int64_t)rng_permute(b->seed, stream, i, (uint64_t)b->windows) * b->T;
 }
 
-void batcher_train(const batcher *b, int64_t position, int64_t B, int32_t *inputs, int32_t *targets)
+fathom_status batcher_train(const batcher *b, int64_t position, int64_t B, int32_t *inputs, int32_t *targets, fathom_error *err)
 {
     assert(position >= 0 && b->windows >= 1);
-    const size_t row = (size_t)b->T * sizeof(int32_t);
+    const int64_t T = b->T;
     for (int64_t r = 0; r < B; r++) {
-        const int32_t *window = b->tokens + window_start(b, position + r);
-        memcpy(inputs + r * b->T, window, row);
-        memcpy(targets + r * b->T, window + 1, row);
+        int32_t *row = inputs + r * T, *next = targets + r * T;
+        const int64_t start = window_start(b, position + r);
+        TRY(corpus_part_read(b->part, start, T, row, err));
+        TRY(corpus_part_read(b->part, start + T, 1, next + T - 1, err));
+        memcpy(next, row + 1, (size_t)(T - 1) * sizeof *next);
     }
+    return FATHOM_OK;
 }
 
-int64_t batcher_heldout(const batcher *b, int64_t w, int32_t *inputs, int32_t *targets)
+fathom_status batcher_heldout(const batcher *b, int64_t w, int32_t *inputs, int32_t *targets, fathom_error *err)
 {
     assert(w >= 0);
-    const int64_t T = b->T;
+    const int64_t T = b->T, count = b->part->count;
     int64_t n = 0;
-    if (b->count > 1 && w <= (b->count - 2) / T) {
-        const int64_t left = b->count - 1 - w * T;
+    if (count > 1 && w <= (count - 2) / T) {
+        const int64_t left = count - 1 - w * T;
         n = left < T ? left : T;
     }
-    for (int64_t i = 0; i < T; i++) {
-        inputs[i] = i < n ? b->tokens[w * T + i] : 0;
-        targets[i] = i < n ? b->tokens[w * T + i + 1] : -1;
+    if (n > 0) {
+        TRY(corpus_part_read(b->part, w * T, n, inputs, err));
+        TRY(corpus_part_read(b->part, w * T + 1, n, targets, err));
     }
-    return n;
+    for (int64_t i = n; i < T; i++) {
+        inputs[i] = 0;
+        targets[i] = -1;
+    }
+    return FATHOM_OK;
 }

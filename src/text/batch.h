@@ -11,8 +11,8 @@
 #include "text/corpus.h"
 
 typedef struct batcher {
-    const int32_t *tokens;
-    int64_t count, T;
+    const corpus_part *part;
+    int64_t T;
     int64_t windows; /* per epoch, >= 1 */
     uint64_t seed;
 } batcher;
@@ -21,10 +21,11 @@ typedef struct batcher {
  * borrowed. */
 fathom_status batcher_init(batcher *b, const corpus_part *part, int64_t T, uint64_t seed, const char *what,
                            fathom_error *err);
-/* Windows [position, position + B): inputs [B, T] and targets [B, T], targets shifted by one. */
-void batcher_train(const batcher *b, int64_t position, int64_t B, int32_t *inputs, int32_t *targets);
+/* Windows [position, position + B): inputs [B, T] and targets [B, T], targets shifted by one. Fails where a shard holds an id that it must not:
+ * corpus_part_read. */
+fathom_status batcher_train(const batcher *b, int64_t position, int64_t B, int32_t *inputs, int32_t *targets, fathom_error *err);
 /* Held-out windows in order, every token predicted exactly once: window w covers tokens [w T, w T + T]. The last one
- * may be short: returns its number of targets; the rest of inputs is 0 and of targets -1. 0 when w is past the end. */
-int64_t batcher_heldout(const batcher *b, int64_t w, int32_t *inputs, int32_t *targets);
+ * may be short: the rest of inputs is 0 and of targets -1; all of them when w is past the end. Fails as batcher_train. */
+fathom_status batcher_heldout(const batcher *b, int64_t w, int32_t *inputs, int32_t *targets, fathom_error *err);
 
 #endif

@@ -58,21 +58,21 @@ static float threshold_for(float *logit, int64_t n, double share)
 
 /* The text is cut into an even number of slots spread over it: the even ones are fitted on, the odd ones measured. A text of one
  * window serves for both. */
-static pass_result run_slots(evaluator *e, const batcher *b, int64_t pairs, int64_t odd)
+static fathom_status run_slots(evaluator *e, const batcher *b, int64_t pairs, int64_t odd, pass_result *total, fathom_error *err)
 {
-    const int64_t all = (b->count - 1) / b->T;
-    pass_result total = {0};
+    const int64_t all = (b->part->count - 1) / b->T;
+    *total = (pass_result){0};
     for (int64_t s = 0; s < pairs;) {
         int64_t B = 0;
         for (; B < e->B && s < pairs; B++, s++)
-            batcher_heldout(b, (2 * s + odd) * all / (2 * pairs), e->tokens + B * e->T, e->targets + B * e->T);
+            TRY(batcher_heldout(b, (2 * s + odd) * all / (2 * pairs), e->tokens + B * e->T, e->targets + B * e->T, err));
         const pass_result p = transformer_loss(e->ws, ROUTING_CAUSAL, false, B, e->T, e->tokens, e->targets);
-        total.loss_sum += p.loss_sum;
-        total.targets += p.targets;
-        total.routed += p.routed;
-        total.routable += p.routable;
+        total->loss_sum += p.loss_sum;
+        total->targets += p.targets;
+        total->routed += p.routed;
+        total->routable += p.routable;
     }
-    return total;
+    return FATHOM_OK;
 }
 
 /* New thresholds from what was seen; true when the old ones were good already. */
@@ -95,19 +95,22 @@ static bool settle(const model_config *c, double budget, const collected *seen, 
 }
 
 /* A pass makes exact at least the first layer that those before it have not, so as many as there are routed layers suffice. */
-static void fit(model *m, evaluator *e, const batcher *b, double budget, int64_t pairs, collected *seen, float *threshold)
+static fathom_status fit(model *m, evaluator *e, const batcher *b, double budget, int64_t pairs, collected *seen, float *threshold, fathom_error *err)
 {
     const model_config *c = &m->config;
+    pass_result ignored;
+    fathom_status status = FATHOM_OK;
     bool settled = false;
     workspace_set_visitor(e->ws, collect, seen);
     workspace_set_thresholds(e->ws, threshold);
-    for (int64_t pass = 0; pass <= model_routed_stages(c) && !settled; pass++) {
+    for (int64_t pass = 0; pass <= model_routed_stages(c) && !settled && status == FATHOM_OK; pass++) {
         for (int64_t l = 0; l < model_stages(c); l++)
             seen->count[l] = 0;
-        run_slots(e, b, pairs, 0);
+        status = run_slots(e, b, pairs, 0, &ignored, err);
         settled = settle(c, budget, seen, threshold);
     }
     workspace_set_visitor(e->ws, NULL, NULL);
+    return status;
 }
 
 static fathom_status check(const model *m, const calibrate_input *in, fathom_error *err)
@@ -135,7 +138,7 @@ fathom_status calibrate(model *m, const calibrate_input *in, calibration_point *
     model_config *c = &m->config;
     const int64_t T = c->seq_len, all = (in->text->count - 1) / T, wanted = (in->tokens + T - 1) / T;
     const int64_t most = all / 2 > 1 ? all / 2 : 1, pairs = wanted < 1 ? 1 : wanted < most ? wanted : most;
-    const batcher b = {.tokens = in->text->tokens, .count = in->text->count, .T = T};
+    const batcher b = {.part = in->text, .T = T};
     collected seen = {.logit = calloc((size_t)(model_stages(c) * pairs * T), sizeof(float)), .capacity = pairs * T};
     evaluator e = {0};
     float threshold[MODEL_MAX_STAGES];
@@ -144,8 +147,12 @@ fathom_status calibrate(model *m, const calibrate_input *in, calibration_point *
     for (int64_t l = 0; l < model_stages(c); l++)
         threshold[l] = c->mod.threshold[l];
     for (int64_t i = 0; i < in->count && status == FATHOM_OK; i++) {
-        fit(m, &e, &b, in->budgets[i], pairs, &seen, threshold);
-        const pass_result measured = run_slots(&e, &b, pairs, 1);
+        pass_result measured;
+        status = fit(m, &e, &b, in->budgets[i], pairs, &seen, threshold, err);
+        if (status == FATHOM_OK)
+            status = run_slots(&e, &b, pairs, 1, &measured, err);
+        if (status != FATHOM_OK)
+            break;
         points[i] = (calibration_point){in->budgets[i], (double)measured.routed / (double)measured.routable,
                                         measured.loss_sum / (double)measured.targets};
         c->mod.budget[i] = (float)in->budgets[i];

@@ -101,9 +101,11 @@ static fathom_status start_all(model *m, evaluator *e, const batcher *b, int64_t
         moments of = {.kn = kn, .stage = s, .d = d, .square = device, .sum = device + matrix};
         kn->mem_zero(kn, device, bytes);
         workspace_set_visitor(e->ws, gather_moments, &of);
-        evaluator_run(e, b, ROUTING_TOPK, tokens);
+        evaluation ignored;
         double first = 0, second = 0;
-        status = start_router(m, &of, host, a, a + matrix, &first, &second, err);
+        status = evaluator_run(e, b, ROUTING_TOPK, tokens, &ignored, err);
+        if (status == FATHOM_OK)
+            status = start_router(m, &of, host, a, a + matrix, &first, &second, err);
         sum += first;
         squares += second;
     }

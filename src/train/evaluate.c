@@ -23,16 +23,30 @@ void evaluator_free(evaluator *e)
     *e = (evaluator){0};
 }
 
-evaluation evaluator_run(evaluator *e, const batcher *b, routing r, int64_t max_tokens)
+/* Bytes that the first n of the targets stand for. */
+static int64_t text_bytes(const tokenizer *t, const int32_t *targets, int64_t n)
 {
-    const int64_t T = e->T, all = (b->count - 1 + T - 1) / T;
+    int64_t bytes = 0;
+    for (int64_t i = 0; t && i < n; i++) {
+        size_t size;
+        tokenizer_text(t, targets[i], &size);
+        bytes += (int64_t)size;
+    }
+    return bytes;
+}
+
+fathom_status evaluator_run(evaluator *e, const batcher *b, routing r, int64_t max_tokens, evaluation *out, fathom_error *err)
+{
+    const int64_t T = e->T, all = (b->part->count - 1 + T - 1) / T;
     int64_t windows = max_tokens > 0 && (max_tokens + T - 1) / T < all ? (max_tokens + T - 1) / T : all;
+    int64_t bytes = 0;
     pass_result total = {0};
     for (int64_t w = 0; w < windows;) {
         int64_t B = 0;
         for (; B < e->B && w < windows; B++, w++)
-            batcher_heldout(b, w * all / windows, e->tokens + B * T, e->targets + B * T);
+            TRY(batcher_heldout(b, w * all / windows, e->tokens + B * T, e->targets + B * T, err));
         const pass_result p = transformer_loss(e->ws, r, r == ROUTING_TOPK, B, T, e->tokens, e->targets);
+        bytes += text_bytes(e->tokenizer, e->targets, B * T);
         total.loss_sum += p.loss_sum;
         total.targets += p.targets;
         total.agreed += p.agreed;
@@ -41,11 +55,13 @@ evaluation evaluator_run(evaluator *e, const batcher *b, routing r, int64_t max_
         total.routable += p.routable;
         total.flops += p.flops;
     }
-    return (evaluation){
+    *out = (evaluation){
         .loss = total.loss_sum / (double)total.targets,
         .tokens = total.targets,
+        .bytes = bytes,
         .routed_fraction = total.routable ? (double)total.routed / (double)total.routable : 1,
         .flops_per_token = total.flops / (double)(windows * T),
         .router_accuracy = total.decided ? (double)total.agreed / (double)total.decided : NAN,
     };
+    return FATHOM_OK;
 }

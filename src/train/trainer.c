@@ -314,7 +314,7 @@ static fathom_status prepare(trainer *t, const trainer_input *in, fathom_error *
     TRY(batcher_init(&t->train_batches, in->train, T, in->options->seed, "training data", err));
     t->has_heldout = in->heldout && in->heldout->count > 1;
     if (t->has_heldout)
-        t->heldout_batches = (batcher){.tokens = in->heldout->tokens, .count = in->heldout->count, .T = T};
+        t->heldout_batches = (batcher){.part = in->heldout, .T = T};
     t->total = train_total_steps(in->options, &in->m->config, t->train_batches.windows);
     if (in->options->capacity_warmup > 0 && in->options->capacity_warmup >= t->total)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "mod-capacity-warmup: %lld: the run has %lld steps, and would end before the model's "
@@ -413,31 +413,32 @@ static double median_step_seconds(const trainer *t)
     return timing_median(sorted, n);
 }
 
-static pass_result accumulate_gradients(trainer *t)
+static fathom_status accumulate_gradients(trainer *t, pass_result *total, fathom_error *err)
 {
     const int64_t batch = t->options.batch, T = t->m->config.seq_len, accum = t->options.grad_accum;
-    pass_result total = {0};
+    *total = (pass_result){0};
     for (int64_t a = 0; a < accum; a++) {
-        batcher_train(&t->train_batches, t->at.sequences + a * batch, batch, t->tokens, t->targets);
+        TRY(batcher_train(&t->train_batches, t->at.sequences + a * batch, batch, t->tokens, t->targets, err));
         const train_input in = {.tokens = t->tokens, .targets = t->targets, .total_targets = batch * accum * T,
                                 .scale = 1 / (float)accum, .seed = t->options.seed, .widen = train_widening(&t->options, t->at.step),
                                 .noise_counter = (uint64_t)(t->at.sequences + a * batch) * (uint64_t)T};
         const pass_result p = transformer_train(t->ws, &t->optimizer.grad_views, &in);
-        total.loss_sum += p.loss_sum;
-        total.targets += p.targets;
-        total.aux_loss += p.aux_loss / (double)accum;
-        total.agreed += p.agreed;
-        total.dropped += p.dropped;
-        total.decided += p.decided;
+        total->loss_sum += p.loss_sum;
+        total->targets += p.targets;
+        total->aux_loss += p.aux_loss / (double)accum;
+        total->agreed += p.agreed;
+        total->dropped += p.dropped;
+        total->decided += p.decided;
     }
-    return total;
+    return FATHOM_OK;
 }
 
-void trainer_step(trainer *t, train_step_info *info)
+fathom_status trainer_step(trainer *t, train_step_info *info, fathom_error *err)
 {
     const train_options *o = &t->options;
     const double began = timing_now();
-    const pass_result r = accumulate_gradients(t);
+    pass_result r;
+    TRY(accumulate_gradients(t, &r, err));
     const double norm = optimizer_grad_norm(&t->optimizer, t->m), loss = r.loss_sum / (double)r.targets;
     const double lr = train_learning_rate(o, t->at.step, t->total);
     const bool good = isfinite(norm) && isfinite(loss);
@@ -466,6 +467,7 @@ void trainer_step(trainer *t, train_step_info *info)
                               .dropped = t->m->config.mod.router == MOD_ROUTER_TOKEN_CHOICE
                                              ? (double)r.dropped / (double)r.decided : NAN,
                               .skipped = !good, .seconds_left = seconds * (double)(t->total - t->at.step)};
+    return FATHOM_OK;
 }
 
 static fathom_status save(trainer *t, const train_observer *observer, fathom_error *err)
@@ -481,22 +483,24 @@ static fathom_status save(trainer *t, const train_observer *observer, fathom_err
     return status;
 }
 
-static void evaluate(trainer *t, const train_observer *observer, const train_step_info *at)
+static fathom_status evaluate(trainer *t, const train_observer *observer, const train_step_info *at, fathom_error *err)
 {
     if (!t->has_heldout)
-        return;
+        return FATHOM_OK;
     const int64_t tokens = t->options.eval_tokens;
     t->evaluated.step = t->at.step;
-    t->evaluated.topk = evaluator_run(&t->evaluator, &t->heldout_batches, ROUTING_TOPK, tokens);
-    t->evaluated.causal = model_causal_as_trained(&t->m->config)
-                              ? t->evaluated.topk
-                              : evaluator_run(&t->evaluator, &t->heldout_batches, ROUTING_CAUSAL, tokens);
+    TRY(evaluator_run(&t->evaluator, &t->heldout_batches, ROUTING_TOPK, tokens, &t->evaluated.topk, err));
+    if (model_causal_as_trained(&t->m->config))
+        t->evaluated.causal = t->evaluated.topk;
+    else
+        TRY(evaluator_run(&t->evaluator, &t->heldout_batches, ROUTING_CAUSAL, tokens, &t->evaluated.causal, err));
     if (t->evaluated.topk.loss < t->at.best_loss)
         t->at.best_loss = t->evaluated.topk.loss;
     if (t->timed > 0) /* a finished run that is resumed says nothing new */
         run_log_evaluation(&t->log, at, &t->evaluated);
     if (observer->evaluated)
         observer->evaluated(observer->user, &t->evaluated);
+    return FATHOM_OK;
 }
 
 static void summarize(const trainer *t, train_summary *out)
@@ -520,7 +524,7 @@ static fathom_status run_steps(trainer *t, const train_observer *observer, const
     train_step_info info = {.step = t->at.step, .tokens = t->at.tokens, .flops = t->at.flops};
     bool saved = t->at.step == t->total;
     while (t->at.step < t->total) {
-        trainer_step(t, &info);
+        TRY(trainer_step(t, &info, err));
         const bool last = t->at.step == t->total;
         info.seconds_left = median_step_seconds(t) * (double)(t->total - t->at.step);
         if (info.skipped || last || due(t->options.log_every, info.step))
@@ -531,7 +535,7 @@ static fathom_status run_steps(trainer *t, const train_observer *observer, const
             return status_fail(err, FATHOM_DIVERGED, "%s: step %lld: loss or gradient not finite in %d steps in a row; "
                                "the last checkpoint is kept", t->dir, (long long)info.step, MOST_SKIPPED_IN_A_ROW);
         if (!last && due(t->options.eval_every, info.step))
-            evaluate(t, observer, &info);
+            TRY(evaluate(t, observer, &info, err));
         const bool stopping = stop && *stop;
         saved = (due(t->options.save_every, info.step) || stopping) && t->at.skipped_in_a_row == 0;
         if (saved)
@@ -540,7 +544,7 @@ static fathom_status run_steps(trainer *t, const train_observer *observer, const
             return status_fail(err, FATHOM_INTERRUPTED, "%s: interrupted after step %lld of %lld; resume to go on",
                                t->dir, (long long)info.step, (long long)t->total);
     }
-    evaluate(t, observer, &info);
+    TRY(evaluate(t, observer, &info, err));
     return saved ? run_log_check(&t->log, err) : save(t, observer, err);
 }
 

@@ -98,8 +98,9 @@ train_memory train_memory_plan(const model_config *c, const train_options *o, bo
 /* FATHOM_OUT_OF_MEMORY, with the figures and what to do, when it is more than `available`. */
 fathom_status train_memory_check(const train_memory *m, size_t available, fathom_error *err);
 
-/* One optimizer step without log, evaluation or checkpoint: what the run repeats and the bench times. Allocates nothing. */
-void trainer_step(trainer *t, train_step_info *info);
+/* One optimizer step without log, evaluation or checkpoint: what the run repeats and the bench times. Allocates nothing. Fails where the
+ * data does (corpus_part_read): the model is as the last step left it, and the trainer takes no more steps. */
+fathom_status trainer_step(trainer *t, train_step_info *info, fathom_error *err);
 
 /* The options saved in DIR by an earlier run, for --resume: *found is false when there is no checkpoint. */
 fathom_status trainer_saved_options(const char *dir, train_options *out, bool *found, fathom_error *err);

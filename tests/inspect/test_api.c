@@ -92,8 +92,11 @@ static void the_loss_is_the_evaluators(void **state)
             evaluator e;
             good(fathom_loss(&owner, tokens, COUNT, r, &found, &err), &err);
             good(evaluator_init(&e, &owner.m, 16, T, &err), &err);
-            const batcher b = {.tokens = tokens, .count = COUNT, .T = T};
-            const evaluation wanted = evaluator_run(&e, &b, r == FATHOM_TOPK ? ROUTING_TOPK : ROUTING_CAUSAL, 0);
+            const corpus_piece piece = {.ids = tokens, .count = COUNT};
+            const corpus_part part = {.pieces = &piece, .piece_count = 1, .count = COUNT};
+            const batcher b = {.part = &part, .T = T};
+            evaluation wanted;
+            good(evaluator_run(&e, &b, r == FATHOM_TOPK ? ROUTING_TOPK : ROUTING_CAUSAL, 0, &wanted, &err), &err);
             assert_float_equal(found.loss, wanted.loss, 0);
             assert_int_equal(found.predictions, COUNT - 1);
             assert_float_equal(found.routed_fraction, wanted.routed_fraction, 0);

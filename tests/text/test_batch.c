@@ -7,11 +7,31 @@
 enum { MOST = 600 };
 
 /* Tokens that are their own positions. */
-static corpus_part counting(int32_t tokens[MOST], int64_t count)
+static int32_t tokens[MOST];
+static const corpus_piece numbers = {.ids = tokens, .count = MOST};
+
+static corpus_part counting(int64_t count)
 {
     for (int32_t i = 0; i < MOST; i++)
         tokens[i] = i;
-    return (corpus_part){.tokens = tokens, .count = count, .bytes = count};
+    return (corpus_part){&numbers, 1, count};
+}
+
+static void draw(const batcher *b, int64_t position, int64_t B, int32_t *inputs, int32_t *targets)
+{
+    fathom_error err;
+    assert_ok(batcher_train(b, position, B, inputs, targets, &err), &err);
+}
+
+/* Returns how many targets there are. */
+static int64_t draw_heldout(const batcher *b, int64_t w, int32_t *inputs, int32_t *targets)
+{
+    fathom_error err;
+    assert_ok(batcher_heldout(b, w, inputs, targets, &err), &err);
+    int64_t n = 0;
+    while (n < b->T && targets[n] >= 0)
+        n++;
+    return n;
 }
 
 static const struct {
@@ -30,17 +50,17 @@ static batcher make(const corpus_part *part, int64_t T, uint64_t seed)
 static void every_epoch_is_a_permutation_of_windows(void **state)
 {
     (void)state;
-    int32_t tokens[MOST], inputs[MOST], targets[MOST];
+    int32_t inputs[MOST], targets[MOST];
     for (int s = 0; s < SHAPES; s++) {
         const int64_t T = shapes[s].T, count = shapes[s].count;
-        const corpus_part part = counting(tokens, count);
+        const corpus_part part = counting(count);
         const batcher b = make(&part, T, 5);
         assert_int_equal(b.windows, (count - 1) / T);
         for (int64_t epoch = 0; epoch < 20; epoch++) {
             bool seen[MOST] = {false};
             int64_t lowest = MOST;
             for (int64_t i = 0; i < b.windows; i++) {
-                batcher_train(&b, epoch * b.windows + i, 1, inputs, targets);
+                draw(&b, epoch * b.windows + i, 1, inputs, targets);
                 for (int64_t t = 0; t < T; t++) {
                     assert_int_equal(inputs[t], inputs[0] + t);
                     assert_int_equal(targets[t], inputs[t] + 1);
@@ -59,12 +79,12 @@ static void every_epoch_is_a_permutation_of_windows(void **state)
 static void epochs_and_seeds_differ(void **state)
 {
     (void)state;
-    int32_t tokens[MOST], orders[3][MOST], targets[MOST];
-    const corpus_part part = counting(tokens, 595); /* 59 windows of 10, 4 tokens left: 5 offsets */
+    int32_t orders[3][MOST], targets[MOST];
+    const corpus_part part = counting(595); /* 59 windows of 10, 4 tokens left: 5 offsets */
     const batcher b = make(&part, 10, 1), other = make(&part, 10, 2);
-    batcher_train(&b, 0, b.windows, orders[0], targets);
-    batcher_train(&b, b.windows, b.windows, orders[1], targets);
-    batcher_train(&other, 0, b.windows, orders[2], targets);
+    draw(&b, 0, b.windows, orders[0], targets);
+    draw(&b, b.windows, b.windows, orders[1], targets);
+    draw(&other, 0, b.windows, orders[2], targets);
     int same[2] = {0}, in_order = 0;
     for (int64_t i = 0; i < b.windows; i++) {
         same[0] += orders[0][i * 10] / 10 == orders[1][i * 10] / 10;
@@ -77,7 +97,7 @@ static void epochs_and_seeds_differ(void **state)
 
     int offsets[10] = {0};
     for (int64_t epoch = 0; epoch < 500; epoch++) {
-        batcher_train(&b, epoch * b.windows, 1, orders[0], targets);
+        draw(&b, epoch * b.windows, 1, orders[0], targets);
         offsets[orders[0][0] % 10]++;
     }
     for (int i = 0; i < 5; i++)
@@ -91,13 +111,13 @@ static void a_position_is_all_there_is(void **state)
 {
     (void)state;
     enum { T = 13, DRAWN = 300 };
-    int32_t tokens[MOST], once[DRAWN * T], once_targets[DRAWN * T], inputs[DRAWN * T], targets[DRAWN * T];
-    const corpus_part part = counting(tokens, 599);
+    int32_t once[DRAWN * T], once_targets[DRAWN * T], inputs[DRAWN * T], targets[DRAWN * T];
+    const corpus_part part = counting(599);
     const batcher b = make(&part, T, 9), again = make(&part, T, 9);
-    batcher_train(&b, 0, DRAWN, once, once_targets);
+    draw(&b, 0, DRAWN, once, once_targets);
     for (int64_t B = 1; B <= 7; B++) {
         for (int64_t position = (DRAWN / B - 1) * B; position >= 0; position -= B) { /* backwards */
-            batcher_train(&again, position, B, inputs, targets);
+            draw(&again, position, B, inputs, targets);
             assert_memory_equal(inputs, once + position * T, (size_t)(B * T) * sizeof *inputs);
             assert_memory_equal(targets, once_targets + position * T, (size_t)(B * T) * sizeof *targets);
         }
@@ -107,11 +127,11 @@ static void a_position_is_all_there_is(void **state)
 static void far_positions_stay_inside(void **state)
 {
     (void)state;
-    int32_t tokens[MOST], inputs[MOST], targets[MOST];
-    const corpus_part part = counting(tokens, 50);
+    int32_t inputs[MOST], targets[MOST];
+    const corpus_part part = counting(50);
     const batcher b = make(&part, 8, UINT64_MAX);
     for (int64_t position = INT64_MAX - 20; position < INT64_MAX - 1; position++) {
-        batcher_train(&b, position, 1, inputs, targets);
+        draw(&b, position, 1, inputs, targets);
         assert_true(inputs[0] >= 0 && targets[7] < 50);
     }
 }
@@ -119,14 +139,14 @@ static void far_positions_stay_inside(void **state)
 static void heldout_predicts_every_token_once(void **state)
 {
     (void)state;
-    int32_t tokens[MOST], inputs[MOST], targets[MOST];
+    int32_t inputs[MOST], targets[MOST];
     for (int s = 0; s < SHAPES; s++) {
         const int64_t T = shapes[s].T;
         for (int64_t count = 0; count <= shapes[s].count; count++) {
-            const corpus_part part = counting(tokens, count);
-            const batcher b = {.tokens = part.tokens, .count = part.count, .T = T};
+            const corpus_part part = counting(count);
+            const batcher b = {.part = &part, .T = T};
             int64_t next = 1, n, w = 0;
-            while ((n = batcher_heldout(&b, w, inputs, targets)) > 0) {
+            while ((n = draw_heldout(&b, w, inputs, targets)) > 0) {
                 assert_true(n <= T);
                 for (int64_t i = 0; i < T; i++) {
                     assert_int_equal(inputs[i], i < n ? next - 1 : 0);
@@ -138,7 +158,7 @@ static void heldout_predicts_every_token_once(void **state)
             assert_int_equal(next, count > 0 ? count : 1);
             assert_int_equal(w, count > 1 ? (count - 2) / T + 1 : 0);
             assert_int_equal(targets[0], -1);
-            assert_int_equal(batcher_heldout(&b, INT64_MAX, inputs, targets), 0);
+            assert_int_equal(draw_heldout(&b, INT64_MAX, inputs, targets), 0);
         }
     }
 }
@@ -146,17 +166,16 @@ static void heldout_predicts_every_token_once(void **state)
 static void too_little_text_is_refused(void **state)
 {
     (void)state;
-    int32_t tokens[MOST];
     batcher b;
     fathom_error err;
     for (int64_t count = 0; count <= 8; count++) {
-        const corpus_part part = counting(tokens, count);
+        const corpus_part part = counting(count);
         char found[32];
         snprintf(found, sizeof found, ": %d tokens", (int)count);
         assert_error(batcher_init(&b, &part, 8, 1, "training data", &err), &err, FATHOM_INVALID_ARGUMENT,
                      "training data", found);
     }
-    const corpus_part part = counting(tokens, 9);
+    const corpus_part part = counting(9);
     assert_error(batcher_init(&b, &part, INT64_MAX, 1, "x", &err), &err, FATHOM_INVALID_ARGUMENT, "x: 9", "");
     assert_error(batcher_init(&b, &part, 0, 1, "x", &err), &err, FATHOM_INVALID_ARGUMENT, "x: ", "0");
 }

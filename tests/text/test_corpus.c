@@ -3,6 +3,7 @@
 #include "base/temp.h"
 
 #include "text/corpus.h"
+#include "text/shard.h"
 
 typedef struct loaded {
     corpus c;
@@ -10,18 +11,26 @@ typedef struct loaded {
     fathom_error err;
 } loaded;
 
-static loaded load(const char *const *paths, size_t count, double heldout)
+/* With the byte tokenizer. */
+static loaded load_as(corpus_input in)
 {
     loaded l;
     tokenizer *t;
     assert_ok(tokenizer_bytes(&t, &l.err), &l.err);
-    l.status = corpus_load(paths, count, t, heldout, &l.c, &l.err);
+    in.tokenizer = t;
+    l.status = corpus_load(&in, &l.c, &l.err);
     tokenizer_free(t);
     if (l.status != FATHOM_OK) {
-        assert_null(l.c.train.tokens);
-        assert_null(l.c.heldout.tokens);
+        assert_null(l.c.memory);
+        assert_null(l.c.train.pieces);
+        assert_null(l.c.heldout.pieces);
     }
     return l;
+}
+
+static loaded load(const char *const *paths, size_t count, double heldout)
+{
+    return load_as((corpus_input){.paths = paths, .count = count, .heldout_fraction = heldout});
 }
 
 static corpus load_ok(const char *path, double heldout)
@@ -37,17 +46,25 @@ static void assert_refused(const char *path, fathom_status code, const char *a, 
     assert_error(l.status, &l.err, code, a, b);
 }
 
+static int32_t token(const corpus_part *part, int64_t i)
+{
+    int32_t id;
+    fathom_error err;
+    assert_ok(corpus_part_read(part, i, 1, &id, &err), &err);
+    return id;
+}
+
 static void assert_part(const corpus_part *part, const char *text, size_t size)
 {
     assert_int_equal(part->count, size);
-    assert_int_equal(part->bytes, size);
     for (size_t i = 0; i < size; i++)
-        assert_int_equal(part->tokens[i], (unsigned char)text[i]);
+        assert_int_equal(token(part, (int64_t)i), (unsigned char)text[i]);
 }
 
 static void assert_train(corpus *c, const char *text)
 {
     assert_part(&c->train, text, strlen(text));
+    assert_int_equal(c->bytes, strlen(text));
     corpus_free(c);
 }
 
@@ -101,7 +118,7 @@ static void binaries_in_folders_are_skipped(void **state)
     corpus_free(&c);
     c = load_ok("d/binary", 0); /* named outright */
     assert_int_equal(c.train.count, sizeof late);
-    assert_int_equal(c.train.tokens[8191], 0);
+    assert_int_equal(token(&c.train, 8191), 0);
     corpus_free(&c);
     alarm(20); /* ends a run that waits for a writer */
     assert_refused("d/pipe", FATHOM_IO, "d/pipe: ", "not a regular file");
@@ -211,9 +228,9 @@ static void many_files_add_up(void **state)
     int64_t at = 0, held_at = 0;
     for (int i = 0; i < 200; i++) {
         for (int k = 0; k < 2 * i - i / 5; k++)
-            assert_int_equal(c.train.tokens[at++], 'a' + i % 26);
+            assert_int_equal(token(&c.train, at++), 'a' + i % 26);
         for (int k = 0; k < i / 5; k++)
-            assert_int_equal(c.heldout.tokens[held_at++], 'a' + i % 26);
+            assert_int_equal(token(&c.heldout, held_at++), 'a' + i % 26);
     }
     corpus_free(&c);
 }
@@ -254,6 +271,8 @@ static void the_fingerprint_knows_the_data(void **state)
     (void)state;
     const uint64_t base = fingerprint_of("abcdefgh", 0);
     assert_true(base == fingerprint_of("abcdefgh", 0));
+    assert_true(base == 0x53405ff6f5123db9); /* runs and studies of earlier versions are known by it */
+    assert_true(fingerprint_of("abcdefgh", 0.25) == 0xba559cbaa3cfb2a8);
     assert_true(base == fingerprint_of("abcdefgh", 0.1)); /* nothing held out: the same data */
     assert_true(base != fingerprint_of("abcdefgi", 0));
     assert_true(base != fingerprint_of("bacdefgh", 0));
@@ -268,6 +287,17 @@ static void the_fingerprint_knows_the_data(void **state)
 }
 
 enum { TOKENS = 300, HEADER = 40 };
+
+static fathom_status shard_write(const char *path, const int32_t *ids, int64_t count, int64_t bytes, int64_t vocab, fathom_error *err)
+{
+    shard_writer w;
+    TRY(shard_writer_open(&w, path, vocab, err));
+    const fathom_status status = shard_writer_add(&w, ids, count, bytes, err);
+    if (status == FATHOM_OK)
+        return shard_writer_commit(&w, err);
+    shard_writer_abort(&w);
+    return status;
+}
 
 static void write_shard(const char *path)
 {
@@ -285,11 +315,10 @@ static void shards_come_back(void **state)
     corpus c = load_ok("s.bin", 0.1);
     assert_int_equal(c.files, 1);
     assert_int_equal(c.train.count, 270);
-    assert_int_equal(c.train.bytes, 270);
     assert_int_equal(c.heldout.count, 30);
-    assert_int_equal(c.heldout.bytes, 30);
+    assert_int_equal(c.bytes, 300);
     for (int i = 0; i < TOKENS; i++)
-        assert_int_equal(i < 270 ? c.train.tokens[i] : c.heldout.tokens[i - 270], i % 256);
+        assert_int_equal(i < 270 ? token(&c.train, i) : token(&c.heldout, i - 270), i % 256);
     corpus_free(&c);
 
     size_t size;
@@ -308,7 +337,7 @@ static void shards_come_back(void **state)
     loaded l = load((const char *const[]){"none.bin", "t", "s.bin"}, 3, 0);
     assert_ok(l.status, &l.err);
     assert_int_equal(l.c.train.count, 4 + TOKENS);
-    assert_int_equal(l.c.train.tokens[0], 't');
+    assert_int_equal(token(&l.c.train, 0), 't');
     assert_int_equal(l.c.files, 3);
     corpus_free(&l.c);
 }
@@ -376,13 +405,13 @@ static void hostile_shards_are_refused(void **state)
         {12, 4, 4, FATHOM_FORMAT, "count", "300"},
         {12, 4, 0xffffffff, FATHOM_FORMAT, "bytes per token", "4294967295"},
         {16, 8, 255, FATHOM_INVALID_ARGUMENT, "vocabulary", "255"},
-        {16, 8, UINT64_MAX, FATHOM_INVALID_ARGUMENT, "vocabulary", "18446744073709551615"},
+        {16, 8, 0, FATHOM_FORMAT, "vocabulary", "0"},
+        {16, 8, UINT64_MAX, FATHOM_FORMAT, "vocabulary", "18446744073709551615"},
         {24, 8, 299, FATHOM_FORMAT, "count", "299"},
         {24, 8, 301, FATHOM_FORMAT, "count", "301"},
         {24, 8, 0, FATHOM_FORMAT, "count", "0"},
         {24, 8, UINT64_MAX, FATHOM_FORMAT, "count", "18446744073709551615"},
         {24, 8, (1ull << 63) + TOKENS, FATHOM_FORMAT, "count", "9223372036854776108"}, /* 2 count wraps to 600 */
-        {32, 8, 299, FATHOM_FORMAT, "bytes of text", "299"},
         {32, 8, UINT64_MAX, FATHOM_FORMAT, "bytes of text", "18446744073709551615"},
         {HEADER, 2, 256, FATHOM_FORMAT, "token 0", "256"},
         {HEADER + 2 * 299, 2, 0xffff, FATHOM_FORMAT, "token 299", "65535"},
@@ -405,7 +434,181 @@ static void hostile_shards_are_refused(void **state)
     free(good);
 }
 
-/* What makes a shard is its name and its magic, and being named outright. */
+/* llm.c's: 256 int32 and the ids, each its own number. */
+static void put_llmc(const char *path, uint32_t magic, uint32_t version, uint32_t count, int width, size_t ids)
+{
+    unsigned char *raw = calloc(1, 1024 + ids * (size_t)width);
+    assert_non_null(raw);
+    put_le(raw, magic, 4);
+    put_le(raw + 4, version, 4);
+    put_le(raw + 8, count, 4);
+    for (size_t i = 0; i < ids; i++)
+        put_le(raw + 1024 + i * (size_t)width, i, width);
+    put_file(path, raw, 1024 + ids * (size_t)width);
+    free(raw);
+}
+
+static loaded load_foreign(const char *path, int64_t vocab, bool raw)
+{
+    return load_as((corpus_input){.paths = &path, .count = 1, .vocab = vocab, .heldout_fraction = 0.25, .raw = raw});
+}
+
+static void assert_numbers(loaded l, int64_t count)
+{
+    assert_ok(l.status, &l.err);
+    assert_int_equal(l.c.train.count, count - count / 4);
+    assert_int_equal(l.c.heldout.count, count / 4);
+    assert_int_equal(l.c.bytes, -1);
+    assert_int_equal(l.c.foreign, 1);
+    for (int64_t i = 0; i < count; i++)
+        assert_int_equal(i < l.c.train.count ? token(&l.c.train, i) : token(&l.c.heldout, i - l.c.train.count), i);
+    corpus_free(&l.c);
+}
+
+static void shards_of_other_programs_are_read(void **state)
+{
+    (void)state;
+    put_llmc("a.bin", 20240520, 1, 1000, 2, 1000);
+    put_llmc("b.bin", 20240801, 7, 70000, 4, 70000); /* past what uint16 holds */
+    assert_numbers(load_foreign("a.bin", 1000, false), 1000);
+    assert_numbers(load_foreign("b.bin", 128256, false), 70000);
+    unsigned char ids[2000];
+    for (size_t i = 0; i < 1000; i++)
+        put_le(ids + 2 * i, i, 2);
+    put_file("c.bin", ids, sizeof ids);
+    assert_numbers(load_foreign("c.bin", 1000, true), 1000);
+    loaded l = load_foreign("c.bin", 1000, false); /* unless told, it is what it always was */
+    assert_ok(l.status, &l.err);
+    assert_int_equal(l.c.train.count + l.c.heldout.count, 2000);
+    assert_int_equal(l.c.foreign, 0);
+    corpus_free(&l.c);
+
+    static const struct {
+        uint32_t magic, version, count;
+        int width;
+        size_t ids;
+        int64_t vocab;
+        fathom_status code;
+        const char *a, *b;
+    } cases[] = {
+        {20240520, 1, 10, 2, 10, 0, FATHOM_INVALID_ARGUMENT, "h.bin: ", "vocabulary"},
+        {20240520, 1, 10, 2, 10, 9, FATHOM_FORMAT, "h.bin: token 9: id 9", "vocabulary of 9"},
+        {20240801, 7, 10, 4, 10, 9, FATHOM_FORMAT, "h.bin: token 9: id 9", "vocabulary of 9"},
+        {20240520, 2, 10, 2, 10, 99, FATHOM_UNSUPPORTED, "h.bin: ", "version 2"},
+        {20240801, 1, 10, 4, 10, 99, FATHOM_UNSUPPORTED, "h.bin: ", "version 1"},
+        {20240522, 1, 10, 2, 10, 99, FATHOM_UNSUPPORTED, "h.bin: ", "multiple-choice"},
+        {20240520, 1, 11, 2, 10, 99, FATHOM_FORMAT, "h.bin: count: 11", "20 bytes"},
+        {20240520, 1, 9, 2, 10, 99, FATHOM_FORMAT, "h.bin: count: 9", "20 bytes"},
+        {20240801, 7, 10, 2, 10, 99, FATHOM_FORMAT, "h.bin: count: 10", "20 bytes"},
+        {20240520, 1, UINT32_MAX, 2, 10, 99, FATHOM_FORMAT, "h.bin: count: -1", ""},
+        {20240801, 7, 0x80000000, 4, 0, 99, FATHOM_FORMAT, "h.bin: count: -2147483648", ""},
+        {20240801, 7, 0x40000000, 4, 0, 99, FATHOM_FORMAT, "h.bin: count: 1073741824", ""}, /* 4 count wraps to 0 */
+        {20240520, 1, 0, 2, 0, 99, FATHOM_INVALID_ARGUMENT, "h.bin: ", "no text"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        put_llmc("h.bin", cases[i].magic, cases[i].version, cases[i].count, cases[i].width, cases[i].ids);
+        l = load_foreign("h.bin", cases[i].vocab, false);
+        assert_error(l.status, &l.err, cases[i].code, cases[i].a, cases[i].b);
+    }
+    size_t size;
+    char *good = get_file("a.bin", &size);
+    for (size_t cut = 4; cut < size; cut += cut < 1030 ? 1 : 97) {
+        put_file("h.bin", good, cut);
+        l = load_foreign("h.bin", 1000, false);
+        assert_error(l.status, &l.err, FATHOM_FORMAT, "h.bin: ", cut < 1024 ? "header" : "count");
+    }
+    free(good);
+
+    l = load_foreign("a.bin", 1000, true);
+    assert_error(l.status, &l.err, FATHOM_INVALID_ARGUMENT, "a.bin: ", "has the header");
+    put_file("c.bin", ids, 1999);
+    l = load_foreign("c.bin", 1000, true);
+    assert_error(l.status, &l.err, FATHOM_FORMAT, "c.bin: ", "1999 bytes");
+    put_file("c.bin", ids, 2000);
+    l = load_foreign("c.bin", 999, true);
+    assert_error(l.status, &l.err, FATHOM_FORMAT, "c.bin: token 999: id 999", "");
+    assert_int_equal(mkdir("d", 0777), 0);
+    l = load_foreign("d", 999, true);
+    assert_error(l.status, &l.err, FATHOM_INVALID_ARGUMENT, "d: ", "one by one");
+}
+
+/* A long shard is sampled when it is loaded; the rest is checked where it is read, and names the token by its number in the file. */
+static void ids_are_checked_where_they_are_read(void **state)
+{
+    (void)state;
+    enum { LONG = 1 << 20, HOLE = LONG / 2 + 40000 };
+    fathom_error err;
+    int32_t *ids = calloc(LONG, sizeof *ids), window[64];
+    assert_non_null(ids);
+    for (int i = 0; i < LONG; i++)
+        ids[i] = (i * 7) % 256;
+    assert_ok(shard_write("s.bin", ids, LONG, LONG, 256, &err), &err);
+    const char *path = "s.bin";
+    loaded whole = load(&path, 1, 0.5);
+    assert_ok(whole.status, &whole.err);
+    for (int64_t at = 0; at + 64 <= LONG / 2; at += 4099) {
+        assert_ok(corpus_part_read(&whole.c.train, at, 64, window, &err), &err);
+        assert_memory_equal(window, ids + at, sizeof window);
+        assert_ok(corpus_part_read(&whole.c.heldout, at, 64, window, &err), &err);
+        assert_memory_equal(window, ids + LONG / 2 + at, sizeof window);
+    }
+
+    FILE *f = fopen("s.bin", "r+b");
+    assert_non_null(f);
+    assert_int_equal(fseek(f, HEADER + 2 * HOLE, SEEK_SET), 0);
+    assert_int_equal(fwrite("\0\1", 1, 2, f), 2);
+    assert_int_equal(fclose(f), 0);
+    loaded l = load(&path, 1, 0.5);
+    assert_ok(l.status, &l.err);
+    assert_true(l.c.fingerprint == whole.c.fingerprint); /* nobody looked there: so this test is about the other check */
+    const int64_t at = HOLE - LONG / 2;
+    assert_ok(corpus_part_read(&l.c.heldout, at - 64, 64, window, &err), &err);
+    assert_ok(corpus_part_read(&l.c.heldout, at + 1, 64, window, &err), &err);
+    char name[64];
+    snprintf(name, sizeof name, "s.bin: token %d: id 256:", (int)HOLE);
+    for (int64_t before = 0; before < 64; before += 21)
+        assert_error(corpus_part_read(&l.c.heldout, at - before, 64, window, &err), &err, FATHOM_FORMAT, name, "vocabulary of 256");
+    corpus_free(&l.c);
+    corpus_free(&whole.c);
+
+    /* its first and last tokens are always looked at */
+    static const int ends[] = {0, LONG / 2 - 1, LONG / 2, LONG - 1};
+    for (int i = 0; i < 4; i++) {
+        ids[ends[i]] ^= 1;
+        assert_ok(shard_write("t.bin", ids, LONG, LONG, 256, &err), &err);
+        ids[ends[i]] ^= 1;
+        const char *other = "t.bin";
+        l = load(&other, 1, 0.5);
+        assert_ok(l.status, &l.err);
+        assert_true(l.c.fingerprint != whole.c.fingerprint);
+        corpus_free(&l.c);
+    }
+    free(ids);
+}
+
+/* Text, shards, text: the parts are what the files would be one behind the other. */
+static void text_and_shards_mix(void **state)
+{
+    (void)state;
+    fathom_error err;
+    static const int32_t ids[] = {'s', 'h', 'a', 'r', 'd', '1', '2', '3'};
+    put_text("a", "abcdefgh");
+    put_text("b", "0123");
+    put_text("c", "ABCDEFGH");
+    assert_ok(shard_write("s.bin", ids, 8, 8, 256, &err), &err);
+    loaded l = load((const char *const[]){"a", "b", "s.bin", "s.bin", "c"}, 5, 0.25);
+    assert_ok(l.status, &l.err);
+    assert_part(&l.c.train, "abcdef012shard1shard1ABCDEF", 27);
+    assert_part(&l.c.heldout, "gh32323GH", 9);
+    assert_int_equal(l.c.bytes, 36);
+    int32_t read[27];
+    assert_ok(corpus_part_read(&l.c.train, 7, 18, read, &err), &err); /* across all of them */
+    for (int i = 0; i < 18; i++)
+        assert_int_equal(read[i], "12shard1shard1ABCD"[i]);
+    corpus_free(&l.c);
+}
+
+/* What makes a shard is its name and its magic; in a folder of text it has no business. */
 static void other_bin_files_are_text(void **state)
 {
     (void)state;
@@ -422,9 +625,7 @@ static void other_bin_files_are_text(void **state)
     assert_int_equal(mkdir("d", 0777), 0);
     write_shard("d/s.bin");
     put_text("d/t", "text");
-    c = load_ok("d", 0);
-    assert_int_equal(c.files_skipped, 1);
-    assert_train(&c, "text");
+    assert_refused("d", FATHOM_INVALID_ARGUMENT, "d/s.bin: ", "manifest.json");
 }
 
 int main(void)
@@ -443,6 +644,9 @@ int main(void)
         temp_test(wide_shards_are_written),
         temp_test(four_byte_ids_are_read),
         temp_test(hostile_shards_are_refused),
+        temp_test(shards_of_other_programs_are_read),
+        temp_test(ids_are_checked_where_they_are_read),
+        temp_test(text_and_shards_mix),
         temp_test(other_bin_files_are_text),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

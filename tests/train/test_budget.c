@@ -39,7 +39,8 @@ static const fathom_model *calibrated(int kind, const calibration_point **points
 {
     if (!cached[kind].made) {
         const model_config c = tiny_variant_config(&tiny_variants[tiny_variant_named(kinds[kind])]);
-        const corpus_part part = {.tokens = text, .count = TOKENS, .bytes = TOKENS};
+        const corpus_piece piece = {.ids = text, .count = TOKENS};
+        const corpus_part part = {&piece, 1, TOKENS};
         const calibrate_input in = {.text = &part, .tokens = TOKENS / 2, .batch = 16, .budgets = budgets, .count = COUNT};
         fathom_error err;
         cached[kind].owner.m = tiny_model(&c, 31 + (uint64_t)kind);
@@ -82,7 +83,9 @@ static void shares_are_as_asked(void **state)
         fathom_error err;
         evaluator e;
         float threshold[MODEL_MAX_STAGES], previous = INFINITY;
-        const batcher b = {.tokens = text, .count = TOKENS, .T = T};
+        const corpus_piece piece = {.ids = text, .count = TOKENS};
+        const corpus_part part = {&piece, 1, TOKENS};
+        const batcher b = {.part = &part, .T = T};
         for (int i = 0; i < COUNT; i++) {
             assert_true(fabs(points[i].routed_fraction / budgets[i] - 1) < 0.1);
             assert_true(isfinite(points[i].loss));
@@ -92,7 +95,8 @@ static void shares_are_as_asked(void **state)
         for (size_t i = 0; i < sizeof asked / sizeof *asked; i++) {
             assert_int_equal(budget_thresholds(&owner->m.config, asked[i], threshold, &err), FATHOM_OK);
             workspace_set_thresholds(e.ws, threshold);
-            const evaluation measured = evaluator_run(&e, &b, ROUTING_CAUSAL, 0);
+            evaluation measured;
+            assert_int_equal(evaluator_run(&e, &b, ROUTING_CAUSAL, 0, &measured, &err), FATHOM_OK);
             assert_true(fabs(measured.routed_fraction / asked[i] - 1) < 0.1);
             assert_true(threshold[first_routed(&owner->m.config)] < previous);
             previous = threshold[first_routed(&owner->m.config)];
@@ -122,7 +126,8 @@ static void equal_logits_go_the_nearer_way(void **state)
     c.mod.capacity[0] = 0.3f;
     c.mod.capacity[1] = c.mod.capacity[3] = 0;
     model m = tiny_model(&c, 8);
-    const corpus_part part = {.tokens = text, .count = TOKENS, .bytes = TOKENS};
+    const corpus_piece piece = {.ids = text, .count = TOKENS};
+    const corpus_part part = {&piece, 1, TOKENS};
     const calibrate_input in = {.text = &part, .tokens = TOKENS / 2, .batch = 16, .budgets = budgets, .count = COUNT};
     calibration_point points[COUNT];
     fathom_error err;
@@ -206,7 +211,8 @@ static void what_cannot_be_is_refused(void **state)
     model_config c = tiny_config(MOD_ROUTER_NONE, MOD_GATE_RAW, MOD_CAUSAL_PREDICTOR);
     refused(&c, 0.1, "plain");
     model plain = tiny_model(&c, 1);
-    corpus_part part = {.tokens = text, .count = TOKENS, .bytes = TOKENS};
+    const corpus_piece piece = {.ids = text, .count = TOKENS};
+    corpus_part part = {&piece, 1, TOKENS};
     calibrate_input in = {.text = &part, .tokens = 100, .batch = 2, .budgets = budgets, .count = COUNT};
     calibration_point points[COUNT];
     fathom_error err;

@@ -10,7 +10,8 @@
 
 enum { T = 23, COUNT = 6000, B = 8 };
 static int32_t text[COUNT];
-static const corpus_part part = {.tokens = text, .count = COUNT, .bytes = COUNT};
+static const corpus_piece piece = {.ids = text, .count = COUNT};
+static const corpus_part part = {&piece, 1, COUNT};
 
 static int fill_text(void **state)
 {
@@ -49,7 +50,7 @@ static model trained(const char *folder)
     const trainer_input in = {.m = &m, .options = &o, .train = &part};
     assert_int_equal(trainer_new(&in, &t, &err), FATHOM_OK);
     for (int i = 0; i < 100; i++)
-        trainer_step(t, &(train_step_info){0});
+        assert_int_equal(trainer_step(t, &(train_step_info){0}, &err), FATHOM_OK);
     trainer_free(t);
     assert_int_equal(model_save(&m, folder, &err), FATHOM_OK);
     return m;

@@ -44,8 +44,8 @@ void *__wrap_aligned_alloc(size_t alignment, size_t n)
 }
 
 static int32_t text[4000];
-static corpus_part train_part = {.tokens = text, .count = 3600, .bytes = 3600};
-static corpus_part heldout_part = {.tokens = text + 3600, .count = 400, .bytes = 400};
+static const corpus_piece train_piece = {.ids = text, .count = 3600}, heldout_piece = {.ids = text + 3600, .count = 400};
+static corpus_part train_part = {&train_piece, 1, 3600}, heldout_part = {&heldout_piece, 1, 400};
 
 /* Something to learn: each token mostly follows from the one before. */
 static int fill_text(void **state)
@@ -156,7 +156,7 @@ static void a_step_allocates_nothing(void **state)
         free(probe);
         assert_int_equal(allocations, 1); /* the counter counts */
         for (int step = 0; step < 5; step++)
-            trainer_step(t, &info);
+            assert_int_equal(trainer_step(t, &info, NULL), FATHOM_OK);
         counting = false;
         assert_int_equal(allocations, 1);
         trainer_free(t);
@@ -341,8 +341,8 @@ static void accumulation_equals_a_larger_batch(void **state)
     trainer *ta = start(&a, &halves, NULL, false), *tb = start(&b, &whole, NULL, false);
     train_step_info ia, ib;
     for (int i = 0; i < 3; i++) {
-        trainer_step(ta, &ia);
-        trainer_step(tb, &ib);
+        assert_int_equal(trainer_step(ta, &ia, NULL), FATHOM_OK);
+        assert_int_equal(trainer_step(tb, &ib, NULL), FATHOM_OK);
         assert_float_equal(ia.loss / ib.loss, 1, 1e-4);
         assert_float_equal(ia.grad_norm / ib.grad_norm, 1, 1e-3);
         assert_float_equal(ia.aux_loss / ib.aux_loss, 1, 1e-4);
