@@ -410,7 +410,7 @@ static fathom_status read_merge(vocabulary *v, json_stream *in, size_t number)
     }
     in->at = value;
     snprintf(field, sizeof field, "model.merges[%zu]", number);
-    return json_stream_refuse(in, field, made.code == FATHOM_OUT_OF_MEMORY ? made.code : FATHOM_FORMAT, why, v->err);
+    return json_stream_refuse(in, field, made.code ? made.code : FATHOM_FORMAT, why, v->err);
 }
 
 static fathom_status read_merges(vocabulary *v, const json_part *part)
