@@ -212,6 +212,8 @@ static int read_apart(const fuzz_subject *s, const buffer *b)
     const pid_t child = fork();
     assert_true(child >= 0);
     if (child == 0) {
+        for (int i = 1; i < NSIG; i++) /* cmocka's handlers would go on with the tests, here */
+            signal(i, SIG_DFL);
         const rlim_t most = mapped_bytes() + 2 * b->size + FREE_MEMORY;
         setrlimit(RLIMIT_CORE, &(struct rlimit){0, 0});
         _exit(setrlimit(RLIMIT_AS, &(struct rlimit){most, most}) == 0 ? read_one(s, b) : 255);
