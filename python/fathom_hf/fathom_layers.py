@@ -354,9 +354,9 @@ class Block(nn.Module):
 
 def refuse_unknown(c):
     """What these layers do not compute is refused here, by name; the rest is fathom's to check."""
-    method = (getattr(c, "quantization_config", None) or {}).get("quant_method")
-    if method == "fathom-q8":
-        raise NotImplementedError(f"quantization_config.quant_method: {method!r} is read by fathom alone; take the model it was made from")
+    stored = getattr(c, "quantization_config", None)
+    if isinstance(stored, dict) and stored.get("quant_method") == "fathom-q8":
+        raise NotImplementedError("quantization_config.quant_method: 'fathom-q8' is read by fathom alone; take the model it was made from")
     for group, kinds in KINDS.items():
         fields = getattr(c, group, None) or {}
         for name, known in kinds.items():

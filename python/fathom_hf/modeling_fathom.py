@@ -32,7 +32,7 @@ class FathomConfig(LlamaConfig):
 @dataclass
 class FathomOutput(CausalLMOutputWithPast):
     """loss: with top-k routing the training loss, lm_loss + the weighted losses of the routers; with causal routing lm_loss, the mean
-    cross-entropy of the targets. aux_loss: the sum of the routers' losses without their weights; None with causal routing."""
+    cross-entropy of the targets. aux_loss: the sum of the routers' losses without weights; None with causal routing."""
 
     lm_loss: torch.Tensor | None = None
     aux_loss: torch.Tensor | None = None
@@ -111,9 +111,9 @@ class FathomForCausalLM(PreTrainedModel, GenerationMixin):
         logits = self.lm_head(x)
         loss = lm_loss = aux_loss = None
         if routing == "topk":
-            aux_loss = sum(value for value, _ in terms)
+            aux_loss = sum((value for value, _ in terms), torch.zeros((), device=x.device))
         if shift_labels is not None:
-            loss = lm_loss = F.cross_entropy(logits.float().flatten(0, 1), shift_labels.to(logits.device).flatten())
+            lm_loss = F.cross_entropy(logits.float().flatten(0, 1), shift_labels.to(logits.device).flatten())
             loss = lm_loss + sum(value * weight for value, weight in terms)
         out = FathomOutput(loss=loss, logits=logits, cache=cache, lm_loss=lm_loss, aux_loss=aux_loss)
         return out if return_dict is None or return_dict else out.to_tuple()

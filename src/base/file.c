@@ -129,6 +129,15 @@ fathom_status file_write(const char *path, const void *data, size_t size, fathom
     return file_writer_commit(&w, err);
 }
 
+fathom_status file_copy(const char *from, const char *to, fathom_error *err)
+{
+    file_map map;
+    TRY(file_map_open(from, &map, err));
+    const fathom_status status = file_write(to, map.data, map.size, err);
+    file_map_close(&map);
+    return status;
+}
+
 fathom_status folder_create(const char *path, fathom_error *err)
 {
     char *copy = strdup(path);

@@ -33,6 +33,9 @@ void file_writer_abort(file_writer *w);
 /* The same for bytes in memory. */
 fathom_status file_write(const char *path, const void *data, size_t size, fathom_error *err);
 
+/* The bytes of `from`, a regular file, to `to`. */
+fathom_status file_copy(const char *from, const char *to, fathom_error *err);
+
 /* Creates the folder and its parents; one that exists is fine. */
 fathom_status folder_create(const char *path, fathom_error *err);
 /* Makes renames in the folder durable. */

@@ -20,8 +20,8 @@ int command_calibrate(int argc, char **argv);
 int command_inspect(int argc, char **argv);
 int command_convert(int argc, char **argv);
 int command_isoflop(int argc, char **argv);
-int command_tokenize(int argc, char **argv);
 int command_tokenizer(int argc, char **argv);
+int command_tokenize(int argc, char **argv);
 
 /* "fathom: message" on stderr; returns the exit code. A wrong command line exits with 2, everything else with 1. */
 int cli_fail(const fathom_error *err);

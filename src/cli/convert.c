@@ -21,13 +21,9 @@ static fathom_status copy_file(const char *source, const char *dir, const char *
 {
     char *from = path_join(source, name), *to = path_join(dir, name);
     fathom_status status = from && to ? FATHOM_OK : status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
-    file_map map = {0};
     *copied = status == FATHOM_OK && path_exists(from);
     if (*copied)
-        status = file_map_open(from, &map, err);
-    if (*copied && status == FATHOM_OK)
-        status = file_write(to, map.data, map.size, err);
-    file_map_close(&map);
+        status = file_copy(from, to, err);
     free(from);
     free(to);
     return status;

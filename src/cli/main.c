@@ -15,8 +15,8 @@ static const struct {
     {"inspect", "show which token went through which block", command_inspect},
     {"calibrate", "prepare a model for several compute budgets", command_calibrate},
     {"convert", "store a model's matrices in bf16 or 8 bits", command_convert},
-    {"tokenize", "encode text into token shards", command_tokenize},
     {"tokenizer", "learn a vocabulary from text", command_tokenizer},
+    {"tokenize", "encode text into token shards", command_tokenize},
     {"isoflop", "compare plain and routed models at equal training FLOPs", command_isoflop},
     {"bench", "measure training, decoding, prefill and matrix products", command_bench},
 };

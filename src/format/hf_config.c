@@ -5,6 +5,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/file.h"
 #include "format/hf_rope.h"
 #include "format/json.h"
 
@@ -503,12 +504,19 @@ fathom_status hf_config_copy(const char *from, const char *to, weight_type store
 {
     json_t *root;
     TRY(json_file_read(from, MAX_FILE_SIZE, &root, err));
+    json_t *before = json_deep_copy(root);
     const bool newer = json_object_get(root, "dtype"), older = json_object_get(root, "torch_dtype") || !newer;
     int failed = older ? json_object_set_new(root, "torch_dtype", dtype_json(stored)) : 0;
     if (newer)
         failed |= json_object_set_new(root, "dtype", dtype_json(stored));
     json_object_del(root, "quantization_config");
-    return finish(to, root, failed | put_quantization(root, stored), err);
+    failed |= put_quantization(root, stored);
+    const bool same = before && json_equal(before, root);
+    json_decref(before);
+    if (failed || !same)
+        return finish(to, root, failed, err);
+    json_decref(root);
+    return file_copy(from, to, err);
 }
 
 fathom_status hf_generation_config_write(const char *path, const model_config *c, fathom_error *err)

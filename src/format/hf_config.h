@@ -14,7 +14,8 @@ bool hf_config_is_ours(const model_config *c);
 /* Every number that the model uses comes back with the same bits; mod's fields of a plain model, and thresholds of
  * plain layers, mean nothing and are not written. stored: how the large matrices are. c must pass model_config_check. */
 fathom_status hf_config_write(const char *path, const model_config *c, weight_type stored, fathom_error *err);
-/* The file `from`, which hf_config_read takes, with nothing changed but how the large matrices are stored. */
+/* The file `from`, which hf_config_read takes, with nothing changed but how the large matrices are stored; byte for byte where it
+ * says that already. */
 fathom_status hf_config_copy(const char *from, const char *to, weight_type stored, fathom_error *err);
 fathom_status hf_generation_config_write(const char *path, const model_config *c, fathom_error *err);
 

@@ -56,15 +56,16 @@ fathom_status fathom_loss(const fathom_model *model, const int32_t *ids, size_t 
     const int64_t targets = (int64_t)count - 1, T = targets < model->m.config.seq_len ? targets : model->m.config.seq_len;
     const int64_t windows = (targets + T - 1) / T;
     const corpus_piece piece = {.ids = ids, .count = (int64_t)count};
-    const corpus_part part = {&piece, 1, piece.count};
+    const corpus_part part = {.pieces = &piece, .piece_count = 1, .count = (int64_t)count};
     const batcher b = {.part = &part, .T = T};
-    evaluation found;
     evaluator e;
     fathom_status status = evaluator_init(&e, &model->m, windows < LOSS_BATCH ? windows : LOSS_BATCH, T, err);
-    if (status == FATHOM_OK)
+    if (status == FATHOM_OK) {
+        evaluation found;
         status = evaluator_run(&e, &b, routing_of(given), 0, &found, err);
-    if (status == FATHOM_OK)
-        *out = (fathom_loss_result){.loss = found.loss, .predictions = found.tokens, .routed_fraction = found.routed_fraction};
+        if (status == FATHOM_OK)
+            *out = (fathom_loss_result){.loss = found.loss, .predictions = found.tokens, .routed_fraction = found.routed_fraction};
+    }
     evaluator_free(&e);
     return status;
 }

@@ -390,8 +390,8 @@ bool model_config_equal(const model_config *a, const model_config *b)
 {
     if (a->vocab != b->vocab || a->dim != b->dim || a->layers != b->layers || a->heads != b->heads ||
         a->kv_heads != b->kv_heads || a->head_dim != b->head_dim || a->ffn != b->ffn || a->seq_len != b->seq_len ||
-        model_has_qkv_bias(a) != model_has_qkv_bias(b) || !same_rope(a, b) || a->norm_eps != b->norm_eps || a->tied != b->tied || a->bos_id != b->bos_id ||
-        a->eos_id != b->eos_id || a->mod.router != b->mod.router)
+        model_has_qkv_bias(a) != model_has_qkv_bias(b) || !same_rope(a, b) || a->norm_eps != b->norm_eps || a->tied != b->tied ||
+        a->bos_id != b->bos_id || a->eos_id != b->eos_id || a->mod.router != b->mod.router)
         return false;
     if (a->experts.count != b->experts.count ||
         (a->experts.count > 0 &&

@@ -17,6 +17,7 @@ static fathom_status no_memory(fathom_error *err, int64_t floats)
 
 /* q8's scales of a tensor: its name and this. */
 #define SCALE_SUFFIX "_scale"
+static const safetensors_dtype stored_dtype[] = {[WEIGHT_F32] = DTYPE_F32, [WEIGHT_BF16] = DTYPE_BF16, [WEIGHT_Q8] = DTYPE_I8};
 enum { TENSOR_NAME = sizeof ((param_info *)0)->name + 16 };
 
 static void tensor_name(char name[TENSOR_NAME], const char *prefix, const param_info *p, const char *suffix)
@@ -40,23 +41,26 @@ static weight_type file_type(const safetensors *file, const param_list *list)
     return type;
 }
 
-static fathom_status read_quantized(model *m, const safetensors *file, const param_info *p, fathom_error *err)
+/* bf16 and q8 stand in the file as in the store. */
+static fathom_status read_packed(model *m, const safetensors *file, const param_info *p, fathom_error *err)
 {
     const weight w = store_weight(&m->store, p);
     char name[TENSOR_NAME];
     const void *values, *scale;
-    TRY(safetensors_get(file, p->name, DTYPE_I8, p->rank, p->shape, &values, err));
+    TRY(safetensors_get(file, p->name, stored_dtype[w.type], p->rank, p->shape, &values, err));
+    m->kn.mem_upload(&m->kn, (void *)w.data, values, (size_t)p->size * weight_element_bytes(w.type));
+    if (w.type != WEIGHT_Q8)
+        return FATHOM_OK;
     tensor_name(name, "", p, SCALE_SUFFIX);
     TRY(safetensors_get(file, name, DTYPE_F32, 1, p->shape, &scale, err));
-    m->kn.mem_upload(&m->kn, (void *)w.data, values, (size_t)p->size);
     m->kn.mem_upload(&m->kn, (void *)w.scale, scale, (size_t)p->shape[0] * sizeof(float));
     return FATHOM_OK;
 }
 
 static fathom_status read_parameter(model *m, const safetensors *file, const param_info *p, fathom_error *err)
 {
-    if (p->large && m->store.type == WEIGHT_Q8)
-        return read_quantized(m, file, p, err);
+    if (p->large && m->store.type != WEIGHT_F32)
+        return read_packed(m, file, p, err);
     float *host = malloc((size_t)p->size * sizeof *host);
     if (!host)
         return no_memory(err, p->size);
@@ -289,7 +293,6 @@ static void transfer_add(transfer *t, const param_info *p, const char *suffix, s
 
 static fathom_status plan_transfer(transfer *t, const safetensors *file, const param_info *p, weight_type found, fathom_error *err)
 {
-    static const safetensors_dtype stored[] = {[WEIGHT_F32] = DTYPE_F32, [WEIGHT_BF16] = DTYPE_BF16, [WEIGHT_Q8] = DTYPE_I8};
     const bool packed = p->large && t->type == WEIGHT_Q8, as_it_is = packed && found == WEIGHT_Q8;
     const safetensors_tensor *from, *scale = NULL;
     char name[TENSOR_NAME];
@@ -300,7 +303,7 @@ static fathom_status plan_transfer(transfer *t, const safetensors *file, const p
     if (as_it_is ? from->dtype != DTYPE_I8 || scale->dtype != DTYPE_F32 : !safetensors_widens(from->dtype))
         return status_fail(err, FATHOM_UNSUPPORTED, "%s: %.100s: dtype %s, expected %s", safetensors_path(file), p->name,
                            safetensors_dtype_name(from->dtype), as_it_is ? "I8 with F32 scales" : "F32, F16 or BF16");
-    transfer_add(t, p, "", p->large ? stored[t->type] : DTYPE_F32, from);
+    transfer_add(t, p, "", p->large ? stored_dtype[t->type] : DTYPE_F32, from);
     if (packed)
         transfer_add(t, p, SCALE_SUFFIX, DTYPE_F32, scale);
     return FATHOM_OK;

@@ -23,6 +23,7 @@ struct bpe {
     merge *by_pair;   /* [pair_slots] */
     uint64_t text_mask, pair_mask;
     int64_t merges, room;
+    uint64_t steps; /* that filling the tables took beyond first slots */
     int32_t byte[BYTES];
 };
 
@@ -105,6 +106,16 @@ static uint64_t pair_of(int32_t left, int32_t right)
     return (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
 }
 
+/* Both hashes are known, so a file can be made whose tokens all fall into one place; filling a table would then take the square of their
+ * number. Honest ones take less than a step each. */
+static fathom_status count_steps(bpe *b, uint64_t steps, fathom_error *err)
+{
+    b->steps += steps;
+    if (b->steps > 16 * (uint64_t)(b->vocab + b->room) + 65536)
+        return status_fail(err, FATHOM_UNSUPPORTED, "its tokens or merges collide in the hash table, as if made to");
+    return FATHOM_OK;
+}
+
 static fathom_status fill_texts(bpe *b, const token_text *tokens, fathom_error *err)
 {
     size_t at = 0;
@@ -119,10 +130,11 @@ static fathom_status fill_texts(bpe *b, const token_text *tokens, fathom_error *
         const token_text t = bpe_text(b, (int32_t)id);
         if (t.bytes == 0)
             continue;
-        int32_t *slot = &b->by_text[text_slot(b, t.text, t.bytes)];
-        if (*slot >= 0)
-            return status_fail(err, FATHOM_FORMAT, "ids %d and %lld stand for the same bytes", *slot, (long long)id);
-        *slot = (int32_t)id;
+        const uint64_t slot = text_slot(b, t.text, t.bytes);
+        if (b->by_text[slot] >= 0)
+            return status_fail(err, FATHOM_FORMAT, "ids %d and %lld stand for the same bytes", b->by_text[slot], (long long)id);
+        b->by_text[slot] = (int32_t)id;
+        TRY(count_steps(b, (slot - bpe_hash(t.text, t.bytes)) & b->text_mask, err));
     }
     for (int byte = 0; byte < BYTES; byte++) {
         const char text = (char)byte;
@@ -193,8 +205,9 @@ fathom_status bpe_add_merge(bpe *b, int32_t left, int32_t right, fathom_error *e
     if (made < 0)
         return status_fail(err, FATHOM_FORMAT, "what ids %d and %d make is not in the vocabulary", left, right);
     const uint64_t pair = pair_of(left, right);
-    *pair_slot(b, pair) = (merge){pair, (uint32_t)b->merges++, made};
-    return FATHOM_OK;
+    merge *slot = pair_slot(b, pair);
+    *slot = (merge){pair, (uint32_t)b->merges++, made};
+    return count_steps(b, ((uint64_t)(slot - b->by_pair) - hash_pair(pair)) & b->pair_mask, err);
 }
 
 static uint32_t rank_of(const bpe *b, int32_t left, int32_t right)

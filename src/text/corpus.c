@@ -36,7 +36,7 @@ struct corpus_memory {
 typedef struct builder {
     const corpus_input *in;
     corpus *out;
-    encoder *encoder; /* made for the first text */
+    encoder *encoder; /* from the first text on */
 } builder;
 
 static fathom_status no_memory(const char *path, fathom_error *err)

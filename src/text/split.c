@@ -229,7 +229,6 @@ fathom_status split_run_new(const splitter *s, split_run **out, fathom_error *er
         *out = NULL;
         return status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
     }
-    pcre2_set_match_limit(r->context, MATCH_LIMIT);
     pcre2_set_depth_limit(r->context, DEPTH_LIMIT);
     pcre2_set_heap_limit(r->context, HEAP_LIMIT_KIB);
     if (r->stack)
@@ -338,5 +337,8 @@ static fathom_status run_step(split_run *r, int number, const char *text, size_t
 
 fathom_status split_text(split_run *r, const char *text, size_t bytes, split_sink sink, void *user, fathom_error *err)
 {
+    /* a long run of white space takes one match some steps for each of its bytes, and that is no fault of the pattern */
+    const size_t limit = bytes < (UINT32_MAX - MATCH_LIMIT) / 4 ? MATCH_LIMIT + 4 * bytes : UINT32_MAX;
+    pcre2_set_match_limit(r->context, (uint32_t)limit);
     return bytes > 0 ? run_step(r, 0, text, bytes, sink, user, err) : FATHOM_OK;
 }

@@ -7,11 +7,11 @@
 
 #include "text/tokenizer_parts.h"
 
-enum { ALPHABET = 0x144, GAP_TIMES = 4, GAP_MORE = 65536 };
+enum { ALPHABET = 0x144, GAP_TIMES = 2, GAP_MORE = 65536 };
 
-/* A part of a buffer that may still move. */
+/* A part of a buffer that may still move, and is no longer than a file may be. */
 typedef struct stretch {
-    size_t at, bytes;
+    uint32_t at, bytes;
 } stretch;
 
 typedef struct entry {
@@ -107,12 +107,12 @@ static fathom_status read_vocab(vocabulary *v, const json_part *part)
         char field[120];
         snprintf(field, sizeof field, "model.vocab.%.100s", v->name.data);
         TRY(read_id(v, &in, field, &e->id));
-        e->text.at = v->texts.size;
+        e->text.at = (uint32_t)v->texts.size;
         TRY(add_bytes(v, v->name.data, v->name.size - 1, &v->texts, &level, v->err));
         if (!level)
             TRY(text_buffer_add(&v->texts, v->name.data, v->name.size - 1, v->err));
         e->literal = !level;
-        e->text.bytes = v->texts.size - e->text.at;
+        e->text.bytes = (uint32_t)v->texts.size - e->text.at;
     }
 }
 
@@ -124,9 +124,9 @@ static fathom_status read_added_content(vocabulary *v, json_stream *in, const ch
     if (json_stream_peek(in) != '"')
         return json_stream_refuse(in, field, FATHOM_FORMAT, "expected a string", v->err);
     stretch *text = &v->written[v->added_count];
-    text->at = v->t->own_bytes.size;
+    text->at = (uint32_t)v->t->own_bytes.size;
     TRY(json_stream_string(in, &v->t->own_bytes, v->err));
-    text->bytes = v->t->own_bytes.size - text->at;
+    text->bytes = (uint32_t)v->t->own_bytes.size - text->at;
     if (text->bytes > 0 && text->bytes <= ADDED_TOKEN_MOST)
         return FATHOM_OK;
     in->at = value;
@@ -241,6 +241,8 @@ static fathom_status place_entries(vocabulary *v)
         }
         v->tokens[e->id] = text;
     }
+    free(v->entries);
+    v->entries = NULL;
     return FATHOM_OK;
 }
 
@@ -408,7 +410,7 @@ static fathom_status read_merge(vocabulary *v, json_stream *in, size_t number)
     }
     in->at = value;
     snprintf(field, sizeof field, "model.merges[%zu]", number);
-    return json_stream_refuse(in, field, made.code == FATHOM_OUT_OF_MEMORY ? made.code : FATHOM_FORMAT, why, v->err);
+    return json_stream_refuse(in, field, made.code ? made.code : FATHOM_FORMAT, why, v->err);
 }
 
 static fathom_status read_merges(vocabulary *v, const json_part *part)

@@ -93,6 +93,13 @@ for type in bf16 q8; do
     check "a $type model generates" "$fathom" generate "$work/$type" --prompt "line " --max-tokens 5
     check "a $type model evaluates in both routings" sh -c "'$fathom' eval '$work/$type' --data '$work/text.txt' && '$fathom' eval '$work/$type' --data '$work/text.txt' --routing topk"
 done
+check "convert as it is" "$fathom" convert "$work/run" "$work/copy"
+for file in model.safetensors config.json tokenizer.json generation_config.json; do
+    check "convert leaves $file as it is" cmp "$work/run/$file" "$work/copy/$file"
+done
+rm "$work/copy/tokenizer.json"
+"$fathom" convert "$work/copy" "$work/untold" >"$work/told" 2>&1
+check "convert without a tokenizer says so" grep -q 'no tokenizer.json' "$work/told"
 "$fathom" train --data "$work/text.txt" --out "$work/bf16run" --steps 4 --dtype bf16 --recompute $shape $mod >/dev/null 2>"$work/err"
 check "train --dtype bf16 --recompute" test $? -eq 0
 check "memory is printed before training" grep -q '^memory .* parameters .* activations' "$work/err"
@@ -112,6 +119,10 @@ before=$(sums)
 train="$fathom train --out $work/new $shape --steps 5"
 refuses "convert of a reduced model" 1 "q8: is stored in q8" "$fathom" convert "$work/q8" "$work/again" --quantize bf16
 refuses "convert onto a model" 1 "already holds a model" "$fathom" convert "$work/run" "$work/q8" --quantize q8
+for command in "generate --prompt a" "eval --data $work/text.txt" "inspect --text a" "calibrate --data $work/text.txt"; do
+    # shellcheck disable=SC2086
+    refuses "${command%% *} of a model without a tokenizer" 1 "untold/tokenizer.json" "$fathom" ${command%% *} "$work/untold" ${command#* }
+done
 refuses "convert to an unknown kind" 2 "--quantize: q3" "$fathom" convert "$work/run" "$work/again" --quantize q3
 refuses "training that cannot fit" 1 "recompute" $train --data "$work/text.txt" --batch 1000000 --seq-len 4096
 refuses "unknown dtype" 2 "--dtype: fp8" $train --data "$work/text.txt" --dtype fp8

@@ -92,7 +92,7 @@ refuses "--init with the default's layers" 2 "--init" "$fathom" train $init --ou
 refuses "--init with routing but no --mod" 2 "--mod-capacity: needs --mod" "$fathom" train $init --out "$work/new" --steps 2 --mod-capacity 0.3
 refuses "resuming a converted run as another" 1 "shape" "$fathom" train $init --out "$work/converted" --resume --mod topk --mod-capacity 0.9
 cp -r "$work/plain" "$work/other" && sed -i 's/"merges": *\[/"merges": ["a b"/' "$work/other/tokenizer.json"
-refuses "--init of a model with another tokenizer" 1 "tokenizer.json" "$fathom" train --data "$work/text.txt" --init "$work/other" --out "$work/new" --steps 2
+refuses "--init of a model with a broken tokenizer" 1 "tokenizer.json" "$fathom" train --data "$work/text.txt" --init "$work/other" --out "$work/new" --steps 2
 refuses "--init of nothing" 1 "$work/none" "$fathom" train --data "$work/text.txt" --init "$work/none" --out "$work/new" --steps 2
 check "nothing on disk was harmed" test "$(sums)" = "$before"
 check "refused runs leave no model" test ! -e "$work/new"

@@ -51,6 +51,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    fuzz_read(subject, folder, data, size);
+    fathom_error err;
+    fuzz_read(subject, folder, data, size, &err);
     return 0;
 }

@@ -11,6 +11,7 @@
 
 #include "base/file.h"
 #include "format/hf_config.h"
+#include "format/json.h"
 #include "format/safetensors.h"
 #include "model/params.h"
 #include "text/corpus.h"
@@ -233,35 +234,34 @@ static inline bool seeds_config(const char *folder, int i)
     return i < 5;
 }
 
+/* The byte tokenizer, and two that build on its vocabulary: GPT-2's kind, Llama 3's and Qwen 2's. */
 static inline bool seeds_tokenizer(const char *folder, int i)
 {
     static const char *const others[] = {
-        /* GPT-2's kind, as Hugging Face's library writes it */
-        "{\"version\":\"1.0\",\"truncation\":null,\"padding\":null,\"added_tokens\":[{\"id\":5,\"content\":\"<|endoftext|>\",\"single_word\":false,"
-        "\"lstrip\":false,\"rstrip\":false,\"normalized\":false,\"special\":true}],\"normalizer\":null,\"pre_tokenizer\":{\"type\":\"ByteLevel\","
-        "\"add_prefix_space\":false,\"trim_offsets\":true,\"use_regex\":true},\"post_processor\":{\"type\":\"ByteLevel\",\"add_prefix_space\":true,"
-        "\"trim_offsets\":false,\"use_regex\":true},\"decoder\":{\"type\":\"ByteLevel\",\"add_prefix_space\":true,\"trim_offsets\":true,"
-        "\"use_regex\":true},\"model\":{\"type\":\"BPE\",\"dropout\":null,\"unk_token\":null,\"continuing_subword_prefix\":\"\","
-        "\"end_of_word_suffix\":\"\",\"fuse_unk\":false,\"byte_fallback\":false,\"ignore_merges\":false,"
-        "\"vocab\":{\"a\":0,\"b\":1,\"\\u0120\":2,\"ab\":3,\"aab\":4},\"merges\":[\"a b\",\"a ab\"]}}",
-        /* Llama 3's and Qwen 2's kind */
-        "{\"added_tokens\":[{\"id\":4,\"content\":\"<s>\",\"special\":true},{\"id\":6,\"content\":\"x</s>\",\"lstrip\":true,\"rstrip\":true,\"normalized\":true}],"
+        "{\"added_tokens\":[{\"id\":258,\"content\":\"<|endoftext|>\",\"single_word\":false,\"lstrip\":false,\"rstrip\":false,\"normalized\":false,"
+        "\"special\":true}],\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"trim_offsets\":true,\"use_regex\":true}}",
+        "{\"added_tokens\":[{\"id\":258,\"content\":\"<s>\",\"single_word\":false,\"lstrip\":false,\"rstrip\":false,\"normalized\":false,\"special\":true},"
+        "{\"id\":260,\"content\":\"x</s>\",\"single_word\":false,\"lstrip\":true,\"rstrip\":true,\"normalized\":true,\"special\":false}],"
         "\"normalizer\":{\"type\":\"NFC\"},\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Split\",\"pattern\":{\"Regex\":"
-        "\"(?i:'s|'t)|[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?\\\\p{L}+|\\\\p{N}{1,3}|\\\\s+(?!\\\\S)|\\\\s+\"},\"behavior\":\"Isolated\",\"invert\":false},{\"type\":\"ByteLevel\","
-        "\"add_prefix_space\":false,\"trim_offsets\":true,\"use_regex\":false}]},\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":"
-        "[{\"SpecialToken\":{\"id\":\"<s>\",\"type_id\":0}},{\"Sequence\":{\"id\":\"A\",\"type_id\":0}}],\"pair\":[],\"special_tokens\":{\"<s>\":{\"id\":\"<s>\","
-        "\"ids\":[4],\"tokens\":[\"<s>\"]}}},\"decoder\":{\"type\":\"ByteLevel\",\"add_prefix_space\":true,\"trim_offsets\":true,\"use_regex\":true},"
-        "\"model\":{\"type\":\"BPE\",\"ignore_merges\":true,\"vocab\":{\"a\":0,\"e\":1,\"l\":2,\"al\":3,\"ll\":5},\"merges\":[[\"a\",\"l\"],[\"l\",\"l\"]]}}",
+        "\"(?i:'s|'t)|[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?\\\\p{L}+|\\\\p{N}{1,3}|\\\\s+(?!\\\\S)|\\\\s+\"},\"behavior\":\"Isolated\",\"invert\":false},"
+        "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"trim_offsets\":true,\"use_regex\":false}]},\"post_processor\":{\"type\":"
+        "\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"<s>\",\"type_id\":0}},{\"Sequence\":{\"id\":\"A\",\"type_id\":0}}],\"pair\":[],"
+        "\"special_tokens\":{\"<s>\":{\"id\":\"<s>\",\"ids\":[258],\"tokens\":[\"<s>\"]}}}}",
     };
     enum { OTHERS = sizeof others / sizeof *others };
     char path[FUZZ_PATH];
     tokenizer *t;
     fuzz_join(folder, "tokenizer.json", path);
-    if (i == 0) {
-        must(tokenizer_bytes(&t, NULL) == FATHOM_OK && tokenizer_save(t, path, NULL) == FATHOM_OK);
-        tokenizer_free(t);
-    } else if (i <= OTHERS) {
-        must(file_write(path, others[i - 1], strlen(others[i - 1]), NULL) == FATHOM_OK);
+    must(tokenizer_bytes(&t, NULL) == FATHOM_OK && tokenizer_save(t, path, NULL) == FATHOM_OK);
+    tokenizer_free(t);
+    if (i > 0 && i <= OTHERS) {
+        json_t *root = json_load_file(path, 0, NULL), *other = json_loads(others[i - 1], 0, NULL), *m = json_object_get(root, "model");
+        json_t *merges = json_loads(i == 1 ? "[\"a b\",\"a ab\"]" : "[[\"a\",\"b\"],[\"a\",\"ab\"]]", 0, NULL);
+        must(other && json_object_update(root, other) == 0 && json_object_set_new(m, "merges", merges) == 0);
+        must(json_object_set_new(json_object_get(m, "vocab"), "ab", json_integer(256)) == 0);
+        must(json_object_set_new(json_object_get(m, "vocab"), "aab", json_integer(257)) == 0);
+        json_decref(other);
+        must(json_file_write(path, root, NULL) == FATHOM_OK);
     }
     return i <= OTHERS;
 }
@@ -324,14 +324,13 @@ typedef struct fuzz_subject {
 } fuzz_subject;
 
 /* Puts data in the place of the subject's file and reads it. */
-static inline fathom_status fuzz_read(const fuzz_subject *s, const char *folder, const void *data, size_t size)
+static inline fathom_status fuzz_read(const fuzz_subject *s, const char *folder, const void *data, size_t size, fathom_error *err)
 {
     char path[FUZZ_PATH];
-    fathom_error err = {0};
     FILE *f = fopen(fuzz_join(folder, s->file, path), "wbe");
     must(f && fwrite(data, 1, size, f) == size && fclose(f) == 0);
-    const fathom_status status = s->read(folder, &err);
-    must(status == FATHOM_OK || (err.code == status && strstr(err.message, s->file) && !strchr(err.message, '\n')));
+    const fathom_status status = s->read(folder, err);
+    must(status == FATHOM_OK || (err->code == status && strstr(err->message, s->file) && !strchr(err->message, '\n')));
     return status;
 }
 

@@ -93,7 +93,7 @@ static void the_loss_is_the_evaluators(void **state)
             good(fathom_loss(&owner, tokens, COUNT, r, &found, &err), &err);
             good(evaluator_init(&e, &owner.m, 16, T, &err), &err);
             const corpus_piece piece = {.ids = tokens, .count = COUNT};
-            const corpus_part part = {&piece, 1, COUNT};
+            const corpus_part part = {.pieces = &piece, .piece_count = 1, .count = COUNT};
             const batcher b = {.part = &part, .T = T};
             evaluation wanted;
             good(evaluator_run(&e, &b, r == FATHOM_TOPK ? ROUTING_TOPK : ROUTING_CAUSAL, 0, &wanted, &err), &err);

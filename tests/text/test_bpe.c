@@ -297,6 +297,43 @@ static void vocabularies_that_cannot_be_are_refused(void **state)
     bpe_free(b);
 }
 
+/* What bpe_hash makes of eight bytes, backwards. */
+static uint64_t unhash(uint64_t hash)
+{
+    const uint64_t times = 0x9E3779B97F4A7C15u;
+    uint64_t inverse = times;
+    for (int i = 0; i < 6; i++)
+        inverse *= 2 - times * inverse;
+    hash = (hash ^ hash >> 32) * inverse;
+    hash = (hash ^ hash >> 32) * inverse;
+    return hash ^ 0xcbf29ce484222325u ^ 8;
+}
+
+/* Tokens that all fall into one slot: refused, and soon, not read in the square of their number. */
+static void collisions_on_purpose_are_refused(void **state)
+{
+    (void)state;
+    enum { COUNT = 200000 };
+    token_text *tokens = malloc((256 + COUNT) * sizeof *tokens);
+    uint64_t *words = malloc(COUNT * sizeof *words);
+    static char bytes[256];
+    for (uint64_t i = 0; i < 256; i++) {
+        bytes[i] = (char)i;
+        tokens[i] = (token_text){&bytes[i], 1};
+    }
+    for (uint64_t i = 0; i < COUNT; i++) {
+        words[i] = unhash((i + 1) << 24);
+        assert_int_equal(bpe_hash((const char *)&words[i], 8), (i + 1) << 24);
+        tokens[256 + i] = (token_text){(const char *)&words[i], 8};
+    }
+    bpe *b;
+    fathom_error err;
+    assert_int_equal(bpe_new(tokens, 256 + COUNT, 0, &b, &err), FATHOM_UNSUPPORTED);
+    assert_null(b);
+    free(words);
+    free(tokens);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -304,6 +341,7 @@ int main(void)
         cmocka_unit_test(known_patterns_split),         cmocka_unit_test(matches_go_where_they_are_told),
         cmocka_unit_test(strange_patterns_are_refused), cmocka_unit_test(merges_go_by_rank),
         cmocka_unit_test(long_pieces_take_no_longer),   cmocka_unit_test(vocabularies_that_cannot_be_are_refused),
+        cmocka_unit_test(collisions_on_purpose_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

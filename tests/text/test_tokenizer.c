@@ -6,6 +6,7 @@
 #include <jansson.h>
 
 #include "base/rng.h"
+#include "text/corpus.h"
 #include "text/tokenizer.h"
 
 static tokenizer *bytes_tokenizer(void)
@@ -351,6 +352,34 @@ static void any_bytes_come_back(void **state)
     tokenizer_free(t);
 }
 
+/* Each file has its special tokens; the bytes are the text's, whatever its tokens stand for. */
+static void corpora_are_encoded_file_by_file(void **state)
+{
+    (void)state;
+    tokenizer *t = LOAD({{"normalizer"}, "{\"type\": \"NFC\"}"}, {{"post_processor"}, TEMPLATE(SPECIAL("b") "," SEQUENCE_A "," SPECIAL("e"))});
+    put_text("one", "ae\xCC\x81");
+    put_text("two", "bcdefghijklmnopq");
+    put_text("three", "");
+    const char *const paths[] = {"one", "two", "three"};
+    corpus_input in = {.paths = paths, .count = 3, .tokenizer = t};
+    corpus c;
+    fathom_error err;
+    assert_ok(corpus_load(&in, &c, &err), &err);
+    static const int32_t expected[] = {1, 2, 'a', 0xC3, 0xA9, 3, 1, 2, 'b'};
+    int32_t found[9];
+    assert_int_equal(c.train.count, 6 + 19);
+    assert_int_equal(c.bytes, 4 + 16);
+    assert_ok(corpus_part_read(&c.train, 0, 9, found, &err), &err);
+    assert_memory_equal(found, expected, sizeof expected);
+    corpus_free(&c);
+    in.heldout_fraction = 0.5;
+    assert_ok(corpus_load(&in, &c, &err), &err);
+    assert_int_equal(c.train.count + c.heldout.count, 6 + 19);
+    assert_int_equal(c.bytes, 4 + 16);
+    corpus_free(&c);
+    tokenizer_free(t);
+}
+
 /* An encoder that has seen other words says the same as a new one. */
 static void remembered_words_are_the_same(void **state)
 {
@@ -530,7 +559,7 @@ static void damaged_files_do_no_harm(void **state)
         memcpy(damaged, text, size);
         const size_t cut = draw < 500 ? (size_t)(rng_uniform(3, 1, draw) * (double)size) : size;
         for (uint64_t i = 0; draw >= 500 && i <= draw % 3; i++)
-            damaged[(size_t)(rng_uniform(3, 2 + i, draw) * (double)size)] = "{}[]\",:0159truefalsn\\u\x80"[(size_t)(rng_uniform(3, 9 + i, draw) * 25)];
+            damaged[(size_t)(rng_uniform(3, 2 + i, draw) * (double)size)] = "{}[]\",:0159truefalsn\\u\x80"[(size_t)(rng_uniform(3, 9 + i, draw) * 24)];
         put_file("damaged.json", damaged, cut);
         free(damaged);
         tokenizer *t;
@@ -628,6 +657,7 @@ int main(void)
         temp_test(pre_tokenizers_go_one_after_the_other),
         temp_test(templates_stand_around_the_text),
         temp_test(any_bytes_come_back),
+        temp_test(corpora_are_encoded_file_by_file),
         temp_test(remembered_words_are_the_same),
         temp_test(a_file_is_saved_as_it_was),
         temp_test(what_differs_is_refused),
