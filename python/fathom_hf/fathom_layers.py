@@ -32,6 +32,24 @@ def as_float32(x):
     return ctypes.c_float(x).value
 
 
+def rope_frequencies(rope, half):
+    """Angles a position turns the pairs by, float64 [half]. rope: rope_theta and, where frequencies are scaled, rope_type and its fields:
+    linear divides all by factor; llama3 (Llama 3.1's) those whose waves are long, with a passage between."""
+    plain = as_float32(rope["rope_theta"]) ** (-torch.arange(half, dtype=torch.float64) / half)
+    kind = rope.get("rope_type", rope.get("type")) or "default"
+    if kind == "default":
+        return plain
+    if kind not in ("linear", "llama3"):
+        raise NotImplementedError(f"rope_scaling.rope_type: {kind!r} is not one of default, linear, llama3")
+    stretched = plain / as_float32(rope["factor"])
+    if kind == "linear":
+        return stretched
+    low, high = as_float32(rope["low_freq_factor"]), as_float32(rope["high_freq_factor"])
+    waves = rope["original_max_position_embeddings"] * plain / (2 * math.pi)  # that fit the original length
+    share = ((waves - low) / (high - low)).clamp(0, 1)
+    return (1 - share) * stretched + share * plain
+
+
 def whole_tokens(tokens, most):
     """Rounded, half away from zero; at least 1, at most `most`."""
     return max(1, min(most, math.floor(tokens + 0.5)))
@@ -133,9 +151,10 @@ class Attention(nn.Module):
     def __init__(self, c):
         super().__init__()
         self.heads, self.kv_heads, self.head_dim = c.num_attention_heads, c.num_key_value_heads, c.head_dim
-        self.q_proj = nn.Linear(c.hidden_size, self.heads * self.head_dim, bias=False)
-        self.k_proj = nn.Linear(c.hidden_size, self.kv_heads * self.head_dim, bias=False)
-        self.v_proj = nn.Linear(c.hidden_size, self.kv_heads * self.head_dim, bias=False)
+        biased = getattr(c, "base_model_type", None) == "qwen2"
+        self.q_proj = nn.Linear(c.hidden_size, self.heads * self.head_dim, bias=biased)
+        self.k_proj = nn.Linear(c.hidden_size, self.kv_heads * self.head_dim, bias=biased)
+        self.v_proj = nn.Linear(c.hidden_size, self.kv_heads * self.head_dim, bias=biased)
         self.o_proj = nn.Linear(self.heads * self.head_dim, c.hidden_size, bias=False)
 
     def split(self, x, heads):
@@ -365,12 +384,13 @@ def refuse_unknown(c):
 
 
 class FathomModel(nn.Module):
-    """Token ids to the normalised stream that the head reads. c: the fields of config.json as attributes."""
+    """Token ids to the normalised stream that the head reads. c: the fields of config.json as attributes; rope: rope_frequencies has it."""
 
-    def __init__(self, c, rope_theta):
+    def __init__(self, c, rope):
         super().__init__()
         refuse_unknown(c)
-        self.config, self.rope_theta = c, as_float32(rope_theta)
+        self.config, self.rope = c, dict(rope)
+        rope_frequencies(rope, 1)  # refuses what it does not know
         self.embed_tokens = nn.Embedding(c.vocab_size, c.hidden_size)
         self.layers = nn.ModuleList(Block(c, layer) for layer in range(c.num_hidden_layers))
         self.norm = RMSNorm(c.hidden_size, c.rms_norm_eps)
@@ -381,9 +401,7 @@ class FathomModel(nn.Module):
         """cos and sin [max_position_embeddings, d_h/2] of every position, in double and then rounded, as positions are large."""
         kind = wide(like)
         if self.rotations is None or self.rotations[0].device != kind.device or self.rotations[0].dtype != kind.dtype:
-            half = self.config.head_dim // 2
-            frequency = self.rope_theta ** (-torch.arange(half, dtype=torch.float64) / half)
-            angle = torch.arange(self.config.max_position_embeddings)[:, None] * frequency
+            angle = torch.arange(self.config.max_position_embeddings)[:, None] * rope_frequencies(self.rope, self.config.head_dim // 2)
             self.rotations = angle.cos().to(kind), angle.sin().to(kind)
         return self.rotations
 

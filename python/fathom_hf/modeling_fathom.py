@@ -21,6 +21,7 @@ class FathomConfig(LlamaConfig):
     """Llama's fields and those of fathom's docs/formats.md."""
 
     model_type = "fathom"
+    base_model_type: str | None = None  # "qwen2": with its biases
     mod: dict | None = None
     num_local_experts: int | None = None
     num_experts_per_tok: int | None = None
@@ -64,7 +65,7 @@ class FathomForCausalLM(PreTrainedModel, GenerationMixin):
 
     def __init__(self, config):
         super().__init__(config)
-        self.model = FathomModel(config, config.rope_parameters["rope_theta"])
+        self.model = FathomModel(config, config.rope_parameters)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 

@@ -34,7 +34,7 @@ static fathom_status run(const calibrate_command *c, const char *dir, calibratio
     fathom_status status = fathom_model_load(dir, (int)c->threads, &loaded, err);
     if (status == FATHOM_OK)
         status = corpus_load(&(corpus_input){.paths = c->data.items, .count = c->data.count, .tokenizer = loaded->tok,
-                                             .vocab = loaded->m.config.vocab, .raw = c->raw}, &data, err);
+                                             .missing = loaded->tok_error.message, .vocab = loaded->m.config.vocab, .raw = c->raw}, &data, err);
     if (status == FATHOM_OK) {
         const calibrate_input in = {.text = &data.train, .tokens = c->tokens, .batch = c->batch, .budgets = default_budgets,
                                     .count = BUDGETS};

@@ -24,7 +24,7 @@ static fathom_status evaluate(const eval_command *c, const fathom_model *model_h
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "--seq-len: %lld: the model was made for at most %lld", (long long)T,
                            (long long)model_handle->m.config.seq_len);
     const corpus_input in = {.paths = c->data.items, .count = c->data.count, .tokenizer = model_handle->tok,
-                             .vocab = model_handle->m.config.vocab, .evaluation = true, .raw = c->raw};
+                             .missing = model_handle->tok_error.message, .vocab = model_handle->m.config.vocab, .evaluation = true, .raw = c->raw};
     TRY(corpus_load(&in, data, err));
     if (data->train.count < 2)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "%s: one token: there is nothing to predict", c->data.items[0]);

@@ -44,6 +44,11 @@ static fathom_status no_memory(const char *path, fathom_error *err)
     return status_fail(err, FATHOM_OUT_OF_MEMORY, "%s: out of memory", path);
 }
 
+static fathom_status needs_tokenizer(const builder *b, const char *path, fathom_error *err)
+{
+    return status_fail(err, FATHOM_INVALID_ARGUMENT, "%s: needs a tokenizer%s%s", path, b->in->missing ? "; " : "", b->in->missing ? b->in->missing : "");
+}
+
 /* Room for `more` tokens of text behind those in the part. */
 static fathom_status text_reserve(growing_part *part, size_t more, const char *path, fathom_error *err)
 {
@@ -134,7 +139,7 @@ static fathom_status add_text(builder *b, const file_map *map, const char *path,
 {
     growing_part *train = &b->out->memory->train;
     if (!b->in->tokenizer)
-        return status_fail(err, FATHOM_INVALID_ARGUMENT, "%s: text needs a tokenizer", path);
+        return needs_tokenizer(b, path, err);
     if (map->size == 0)
         return FATHOM_OK;
     if (!b->encoder)
@@ -160,7 +165,7 @@ static fathom_status shard_vocab(const builder *b, const shard *s, const char *p
     if (!s->vocab)
         return FATHOM_OK;
     if (!b->in->tokenizer)
-        return status_fail(err, FATHOM_INVALID_ARGUMENT, "%s: a token shard of %lld ids needs their tokenizer", path, (long long)s->vocab);
+        return needs_tokenizer(b, path, err);
     if (s->vocab != tokenizer_vocab(b->in->tokenizer))
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "%s: vocabulary: %lld: the tokenizer has %lld", path, (long long)s->vocab,
                            (long long)tokenizer_vocab(b->in->tokenizer));
@@ -241,7 +246,7 @@ static fathom_status add_shards(builder *b, const char *folder, const manifest *
 {
     bool any_heldout = false;
     if (!b->in->tokenizer)
-        return status_fail(err, FATHOM_INVALID_ARGUMENT, "%s: token shards need their tokenizer: %s/tokenizer.json", folder, folder);
+        return needs_tokenizer(b, folder, err);
     if (tokenizer_checksum(b->in->tokenizer) != m->tokenizer)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "%s/manifest.json: tokenizer: %016llx: of another tokenizer: %s/tokenizer.json is the one",
                            folder, (unsigned long long)m->tokenizer, folder);

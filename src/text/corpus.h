@@ -45,7 +45,8 @@ typedef struct corpus {
 typedef struct corpus_input {
     const char *const *paths;
     size_t count;
-    const tokenizer *tokenizer; /* NULL: foreign shards only */
+    const tokenizer *tokenizer; /* NULL: foreign shards only, */
+    const char *missing;        /* and why, for messages; may be NULL */
     int64_t vocab;              /* of foreign shards; 0: they are refused */
     double heldout_fraction;
     bool evaluation; /* of a folder of shards, take what is held out (all, where nothing is) into train */

@@ -180,10 +180,10 @@ static fathom_status read_added(vocabulary *v, json_stream *in)
 
 static fathom_status read_all_added(vocabulary *v, const json_part *part)
 {
-    json_stream in = {v->path, part->begin, part->begin, part->begin + part->bytes};
-    bool first = true, more;
     if (part->bytes == 0)
         return FATHOM_OK;
+    json_stream in = {v->path, part->begin, part->begin, part->begin + part->bytes};
+    bool first = true, more;
     TRY(json_stream_take(&in, '[', v->err));
     for (;;) {
         TRY(json_stream_next(&in, ']', &first, &more, v->err));

@@ -52,6 +52,20 @@ refuses "but not on other shards" 1 "data" "$fathom" train --data "$work/quiet" 
 check "eval takes a folder's held-out shards" cmp "$work/a.json" "$work/b.json"
 check "eval has bits per byte" test "$(field "$work/a.json" bits_per_byte)" != null
 
+# A vocabulary of its own: the shards need its tokenizer.
+"$fathom" tokenizer train --data "$work/d" --vocab 400 --out "$work/bpe.json" >/dev/null 2>&1
+for threads in 1 2; do
+    $tokenize --tokenizer "$work/bpe.json" --out "$work/bpe$threads" --threads $threads --json >"$work/bpe-counts.json" 2>/dev/null
+done
+check "2 threads write the bytes of 1, with a learnt vocabulary" diff -r "$work/bpe1" "$work/bpe2"
+check "fewer tokens stand for the same text" test "$(field "$work/bpe-counts.json" bytes)" -eq "$(field "$work/tokenize.json" bytes)" -a \
+    "$(field "$work/bpe-counts.json" tokens)" -lt "$(field "$work/tokenize.json" tokens)"
+"$fathom" train --data "$work/d" --tokenizer "$work/bpe.json" --out "$work/bpetext" --steps 10 $shape >/dev/null 2>&1
+"$fathom" train --data "$work/bpe1" --tokenizer "$work/bpe1" --out "$work/bpeshards" --steps 10 $shape >/dev/null 2>&1
+check "the same model from text and from shards of it" cmp "$work/bpetext/model.safetensors" "$work/bpeshards/model.safetensors"
+check "the tokenizer goes with it" cmp "$work/bpe1/tokenizer.json" "$work/bpeshards/tokenizer.json"
+refuses "shards of another tokenizer" 1 "bpe1/manifest.json: tokenizer" "$fathom" train --data "$work/bpe1" --out "$work/new" --steps 5 $shape
+
 # 6 GB of zeros that take no room on the disk. The peak of what the process held is far below them.
 python3 - "$work" <<'PY'
 import struct, sys
@@ -92,6 +106,10 @@ check "with and without a header" cmp "$work/gpt2/model.safetensors" "$work/nano
 check "a run on ids that nobody explains has no tokenizer" test ! -e "$work/gpt2/tokenizer.json"
 "$fathom" eval "$work/text" --data "$work/gpt2.bin" --json >"$work/foreign.json" 2>/dev/null
 check "bits per byte from the model's tokenizer" awk "BEGIN { b = $(field "$work/foreign.json" loss) / log(2) / $(field "$work/foreign.json" bits_per_byte); exit !(b > 0.999999 && b < 1.000001) }"
+
+"$fathom" eval "$work/gpt2" --data "$work/gpt2.bin" --json >"$work/foreign.json" 2>/dev/null
+check "without a tokenizer the loss is there, and no bits per byte" sh -c "grep -q '\"loss\": [0-9]' '$work/foreign.json' && grep -q '\"bits_per_byte\": null' '$work/foreign.json'"
+refuses "text for a model without a tokenizer" 1 "1.txt: needs a tokenizer; $work/gpt2/tokenizer.json" "$fathom" eval "$work/gpt2" --data "$work/d/1.txt"
 
 train="$fathom train --out $work/new $shape --steps 5"
 refuses "foreign shards without a vocabulary" 1 "gpt2.bin: the shard does not tell its vocabulary" $train --data "$work/gpt2.bin"

@@ -24,7 +24,7 @@ def check(good, what, figures=""):
 
 def make(folder):
     c = SimpleNamespace(**load(f"{folder}/config.json"))
-    return c, FathomModel(c, c.rope_theta)
+    return c, FathomModel(c, {"rope_theta": c.rope_theta})
 
 
 def compare(folder):
@@ -93,7 +93,7 @@ def ties():
 def main():
     ties()
     try:
-        FathomModel(SimpleNamespace(mod={"router": "hash"}), 1e4)
+        FathomModel(SimpleNamespace(mod={"router": "hash"}), {"rope_theta": 1e4})
         check(False, "an unknown router is refused")
     except NotImplementedError as e:
         check("mod.router" in str(e) and "hash" in str(e), "an unknown router is refused", str(e))

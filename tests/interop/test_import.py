@@ -191,3 +191,8 @@ def test_trained_on(tmp_path, fathom, engine):
     config = json.loads((tmp_path / "routed" / "config.json").read_text())
     assert (config["model_type"], config["base_model_type"]) == ("fathom", "qwen2")
     fathom("eval", tmp_path / "routed", "--data", text)
+    # its biases, its scaled RoPE and its routers, in transformers
+    routed = AutoModelForCausalLM.from_pretrained(tmp_path / "routed", trust_remote_code=True)
+    with torch.no_grad():
+        found = routed(torch.tensor([ids()]), routing="causal").logits[0]
+    assert relative_error(engine.logits(tmp_path / "routed", ids()), found) < 1e-4

@@ -8,16 +8,18 @@ set xrange [*:*] noextend
 set xlabel 'forward FLOPs per token / those of the optimal plain model'
 set ylabel 'held-out loss, causal (nats)'
 $block0 << EOD
-0.404006 1.211448
-0.694736 1.193932
-1.0635 1.182812
-1.45805 1.190086
+0.380159 1.211448
+0.653727 1.193932
+1.00072 1.182812
+1.37198 1.190086
+3.01118 1.217179
 EOD
 $block1 << EOD
-0.361455 1.208641
-0.696953 1.186629
-1.19754 1.189108
-1.83226 1.192344
+0.340119 1.208641
+0.655813 1.186629
+1.12685 1.189108
+1.72411 1.192344
+2.3602 1.197930
 EOD
 set terminal svg size 900,520 font 'sans,13' background '#ffffff'
 set output name.'.svg'
