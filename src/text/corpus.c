@@ -46,7 +46,8 @@ static fathom_status no_memory(const char *path, fathom_error *err)
 
 static fathom_status needs_tokenizer(const builder *b, const char *path, fathom_error *err)
 {
-    return status_fail(err, FATHOM_INVALID_ARGUMENT, "%s: needs a tokenizer%s%s", path, b->in->missing ? "; " : "", b->in->missing ? b->in->missing : "");
+    const char *why = b->in->missing;
+    return status_fail(err, FATHOM_INVALID_ARGUMENT, "%s: needs a tokenizer%s%s", path, why ? "; " : "", why ? why : "");
 }
 
 /* Room for `more` tokens of text behind those in the part. */
