@@ -365,6 +365,16 @@ bool hf_config_is_ours(const model_config *c)
     return c->mod.router != MOD_ROUTER_NONE || c->experts.count > 0;
 }
 
+/* Where transformers finds the code of a model that is ours: hf_directory.c writes it. */
+static int put_auto_map(json_t *o)
+{
+    const char *name = json_string_value(json_array_get(json_object_get(o, "architectures"), 0));
+    if (!name || strcmp(name, FATHOM) != 0)
+        return 0;
+    return json_object_set_new(o, "auto_map", json_pack("{s:s, s:s}", "AutoConfig", "modeling_fathom.FathomConfig",
+                                                        "AutoModelForCausalLM", "modeling_fathom." FATHOM));
+}
+
 static int put_plain(json_t *o, const model_config *c, weight_type stored)
 {
     const bool ours = hf_config_is_ours(c);
@@ -372,9 +382,7 @@ static int put_plain(json_t *o, const model_config *c, weight_type stored)
     failed |= json_object_set_new(o, "model_type", json_string(ours ? "fathom" : model_family_name(c->family)));
     if (ours && c->family != MODEL_FAMILY_LLAMA)
         failed |= json_object_set_new(o, "base_model_type", json_string(model_family_name(c->family)));
-    if (ours) /* where transformers finds the code: hf_directory.c writes it */
-        failed |= json_object_set_new(o, "auto_map", json_pack("{s:s, s:s}", "AutoConfig", "modeling_fathom.FathomConfig",
-                                                               "AutoModelForCausalLM", "modeling_fathom." FATHOM));
+    failed |= put_auto_map(o);
     failed |= json_object_set_new(o, "vocab_size", json_integer(c->vocab));
     failed |= json_object_set_new(o, "hidden_size", json_integer(c->dim));
     failed |= json_object_set_new(o, "intermediate_size", json_integer(c->ffn));
@@ -510,7 +518,7 @@ fathom_status hf_config_copy(const char *from, const char *to, weight_type store
     if (newer)
         failed |= json_object_set_new(root, "dtype", dtype_json(stored));
     json_object_del(root, "quantization_config");
-    failed |= put_quantization(root, stored);
+    failed |= put_quantization(root, stored) | put_auto_map(root);
     const bool same = before && json_equal(before, root);
     json_decref(before);
     if (failed || !same)

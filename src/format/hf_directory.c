@@ -30,11 +30,16 @@ static fathom_status write_config(const char *dir, const model_config *c, weight
     return status;
 }
 
+fathom_status hf_directory_code(const char *dir, const model_config *c, fathom_error *err)
+{
+    if (!hf_config_is_ours(c))
+        return FATHOM_OK;
+    TRY(write_code(dir, "fathom_layers.py", fathom_layers, fathom_layers_size, err));
+    return write_code(dir, "modeling_fathom.py", modeling_fathom, modeling_fathom_size, err);
+}
+
 fathom_status hf_directory_write(const char *dir, const model_config *c, weight_type stored, fathom_error *err)
 {
-    if (hf_config_is_ours(c)) {
-        TRY(write_code(dir, "fathom_layers.py", fathom_layers, fathom_layers_size, err));
-        TRY(write_code(dir, "modeling_fathom.py", modeling_fathom, modeling_fathom_size, err));
-    }
+    TRY(hf_directory_code(dir, c, err));
     return write_config(dir, c, stored, err);
 }

@@ -4,8 +4,10 @@
 
 #include "format/hf_config.h"
 
-/* config.json and generation_config.json into the folder dir, which must be there. Beside a model that transformers does not know
- * (FathomForCausalLM) also the Python files that run it there, before config.json, which names them. */
+/* Beside a model that transformers does not know (FathomForCausalLM) the Python files that run it there; nothing for others. The folder
+ * dir must be there. */
+fathom_status hf_directory_code(const char *dir, const model_config *c, fathom_error *err);
+/* These, then config.json, which names them, and generation_config.json. */
 fathom_status hf_directory_write(const char *dir, const model_config *c, weight_type stored, fathom_error *err);
 
 #endif

@@ -333,10 +333,11 @@ static fathom_status transfer_values(const safetensors *file, const param_list *
     return status;
 }
 
-static fathom_status convert_files(const char *from, const char *to, const safetensors *file, const param_list *list, weight_type found,
-                                   weight_type type, fathom_error *err)
+static fathom_status convert_files(const char *from, const char *to, const model_config *c, const safetensors *file, const param_list *list,
+                                   weight_type found, weight_type type, fathom_error *err)
 {
     TRY(folder_create(to, err));
+    TRY(hf_directory_code(to, c, err));
     char *config = path_join(from, "config.json"), *new_config = path_join(to, "config.json"), *values = path_join(to, "model.safetensors");
     fathom_status status = config && new_config && values ? FATHOM_OK : no_memory(err, 0);
     if (status == FATHOM_OK)
@@ -363,7 +364,7 @@ fathom_status model_convert(const char *from, const char *to, model_conversion *
     if (status == FATHOM_OK)
         status = check_unread(&list, found, &(param_block){.prefix = ""}, 1, file, err);
     if (status == FATHOM_OK)
-        status = convert_files(from, to, file, &list, found, c->type, err);
+        status = convert_files(from, to, &config, file, &list, found, c->type, err);
     if (status == FATHOM_OK)
         c->source_bytes = (int64_t)safetensors_size(file);
     param_list_free(&list);
