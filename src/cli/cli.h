@@ -50,8 +50,9 @@ typedef struct model_flags {
 model_flags model_flags_default(void);
 /* Every option has its default: the shape was not described. */
 bool model_flags_untouched(const model_flags *f);
-/* The table's rows for f: MODEL_OPTIONS(&flags), to be put into a command's table. */
-#define MODEL_OPTIONS(f)                                                                                                  \
+/* Rows for f, to be put into a command's table. */
+#define MODEL_OPTIONS(f) SHAPE_OPTIONS(f), MOD_OPTIONS(f), EXPERT_OPTIONS(f)
+#define SHAPE_OPTIONS(f)                                                                                                  \
     {OPTION_HEADING, "model", 0, 0, 0},                                                                                   \
     {OPTION_INTEGER, "layers", &(f)->layers, "N", "blocks (8)"},                                                          \
     {OPTION_INTEGER, "dim", &(f)->dim, "N", "width (128)"},                                                               \
@@ -62,7 +63,8 @@ bool model_flags_untouched(const model_flags *f);
     {OPTION_INTEGER, "vocab", &(f)->vocab, "N", "vocabulary (the tokenizer's)"},                                          \
     {OPTION_NUMBER, "rope-theta", &(f)->rope_theta, "X", "base of the rotary embedding (10000)"},                         \
     {OPTION_NUMBER, "norm-eps", &(f)->norm_eps, "X", "RMSNorm's epsilon (1e-5)"},                                         \
-    {OPTION_FLAG, "untied", &(f)->untied, 0, "a head of its own instead of the embedding's transpose"},                   \
+    {OPTION_FLAG, "untied", &(f)->untied, 0, "a head of its own instead of the embedding's transpose"}
+#define MOD_OPTIONS(f)                                                                                                    \
     {OPTION_HEADING, "Mixture-of-Depths", 0, 0, 0},                                                                       \
     {OPTION_TEXT, "mod", &(f)->mod, "KIND", "none, topk (learned), stochastic (the control), token-choice (none)"},                     \
     {OPTION_TEXT, "mod-capacity", &(f)->mod_capacity, "C", "share of tokens a routed block sees, (0, 1], or a list (0.125)"}, \
@@ -74,7 +76,8 @@ bool model_flags_untouched(const model_flags *f);
     {OPTION_INTEGER, "mod-predictor-hidden", &(f)->mod_predictor_hidden, "N", "hidden width of the predictor (dim / 2)"}, \
     {OPTION_NUMBER, "mod-aux-weight", &(f)->mod_aux_weight, "X", "weight of the aux or balancing loss (0.01)"},            \
     {OPTION_TEXT, "mod-unit", &(f)->mod_unit, "U", "what is routed: block, attn, mlp, attn+mlp (each by itself) (block)"}, \
-    {OPTION_TEXT, "mod-route-kv", &(f)->mod_route_kv, "WHICH", "yes, or no: queries are routed, keys and values are all tokens' (yes)"}, \
+    {OPTION_TEXT, "mod-route-kv", &(f)->mod_route_kv, "WHICH", "yes, or no: queries are routed, keys and values are all tokens' (yes)"}
+#define EXPERT_OPTIONS(f)                                                                                                 \
     {OPTION_HEADING, "mixture of experts", 0, 0, 0},                                                                      \
     {OPTION_INTEGER, "experts", &(f)->experts, "N", "experts in the MLP's place, each as wide as --ffn (0: one MLP)"},    \
     {OPTION_INTEGER, "experts-per-token", &(f)->experts_per_token, "K", "experts that a token goes through; with expert-choice on average"}, \

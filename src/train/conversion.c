@@ -7,6 +7,8 @@
 #include "base/file.h"
 #include "train/evaluate.h"
 
+enum { MOST_WINDOW = 1024 }; /* models of others may take a hundred times as many, and memory grows with it */
+
 static const double ridge = 1e-4, sigmoid_target = 4;
 
 /* X^T X and X^T 1 of what one stage's router reads, [d, d] and [d]. */
@@ -122,7 +124,7 @@ static fathom_status start_all(model *m, evaluator *e, const batcher *b, int64_t
 fathom_status conversion_start_routers(model *m, const corpus_part *text, int64_t tokens, int64_t batch, double *mean, double *deviation,
                                        fathom_error *err)
 {
-    const int64_t T = m->config.seq_len;
+    const int64_t T = m->config.seq_len < MOST_WINDOW ? m->config.seq_len : MOST_WINDOW;
     *mean = *deviation = NAN;
     if (m->config.mod.router == MOD_ROUTER_STOCHASTIC || m->config.mod.gate == MOD_GATE_ONE || model_routed_stages(&m->config) == 0)
         return FATHOM_OK;

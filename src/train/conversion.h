@@ -10,7 +10,8 @@
 #include "model/model.h"
 #include "text/corpus.h"
 
-/* Starts the routers from up to `tokens` tokens of text, as many windows at a time as `batch`. mean, deviation: of the logits that
+/* Starts the routers from up to `tokens` tokens of text, in windows of 1,024 or, where the model takes no more, fewer tokens, as many at a time
+ * as `batch`. mean, deviation: of the logits that
  * they then give, over all routers; NaN where there is none to start. */
 fathom_status conversion_start_routers(model *m, const corpus_part *text, int64_t tokens, int64_t batch, double *mean, double *deviation,
                                        fathom_error *err);

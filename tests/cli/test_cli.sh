@@ -123,6 +123,12 @@ for command in "generate --prompt a" "eval --data $work/text.txt" "inspect --tex
     # shellcheck disable=SC2086
     refuses "${command%% *} of a model without a tokenizer" 1 "untold/tokenizer.json" "$fathom" ${command%% *} "$work/untold" ${command#* }
 done
+"$fathom" train --data "$work/text.txt" --out "$work/dense" --steps 2 $shape >/dev/null 2>&1
+refuses "convert to a routed model without text" 1 "--data: needed with --mod topk" "$fathom" convert "$work/dense" "$work/again" --mod topk
+refuses "convert of text without routers" 2 "--data: only new routers" "$fathom" convert "$work/dense" "$work/again" --data "$work/text.txt"
+check "convert to random routing" "$fathom" convert "$work/dense" "$work/random" --mod stochastic --quantize q8
+check "the converted model runs" "$fathom" eval "$work/random" --data "$work/text.txt"
+refuses "convert of a routed model to another" 1 "has routers or experts already" "$fathom" convert "$work/random" "$work/again" --mod stochastic
 refuses "convert to an unknown kind" 2 "--quantize: q3" "$fathom" convert "$work/run" "$work/again" --quantize q3
 refuses "training that cannot fit" 1 "recompute" $train --data "$work/text.txt" --batch 1000000 --seq-len 4096
 refuses "unknown dtype" 2 "--dtype: fp8" $train --data "$work/text.txt" --dtype fp8

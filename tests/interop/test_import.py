@@ -196,3 +196,22 @@ def test_trained_on(tmp_path, fathom, engine):
     with torch.no_grad():
         found = routed(torch.tensor([ids()]), routing="causal").logits[0]
     assert relative_error(engine.logits(tmp_path / "routed", ids()), found) < 1e-4
+
+
+def test_converted_to_routed(tmp_path, fathom, engine):
+    """convert --mod: with every token through a gate of one the plain model's loss; a learned router starts near 1, and transformers runs it."""
+    text = tmp_path / "text.txt"
+    text.write_text("the quick brown fox jumps over the lazy dog. " * 400)
+    source = tmp_path / "a"
+    save(MODELS["llama-llama3"], source, torch.bfloat16)
+    fathom("train", "--data", text, "--steps", 1, "--layers", 1, "--dim", 32, "--heads", 1, "--batch", 1, "--out", tmp_path / "bytes")
+    (source / "tokenizer.json").write_bytes((tmp_path / "bytes" / "tokenizer.json").read_bytes())
+    fathom("convert", source, tmp_path / "open", "--mod", "topk", "--mod-gate", "one", "--mod-capacity", "1")
+    plain, opened = (fathom("eval", d, "--data", text, "--routing", "topk")["loss"] for d in (source, tmp_path / "open"))
+    assert abs(opened / plain - 1) < 1e-5
+    made = fathom("convert", source, tmp_path / "routed", "--mod", "topk", "--data", text)
+    assert made["weights"] == "fp32" and abs(made["router_logit_mean"] - 1) < 0.2 and made["router_logit_deviation"] < 0.5
+    routed = AutoModelForCausalLM.from_pretrained(tmp_path / "routed", trust_remote_code=True)
+    with torch.no_grad():
+        found = routed(torch.tensor([ids()]), routing="causal").logits[0]
+    assert relative_error(engine.logits(tmp_path / "routed", ids()), found) < 1e-4
