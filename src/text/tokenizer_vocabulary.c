@@ -1,10 +1,11 @@
-/* The vocabulary, the merges and the added tokens of a tokenizer.json: see tokenizer_parts.h. A token is written in GPT-2's byte-level alphabet,
- * where one character stands for one byte: a printable Latin-1 byte for itself, the other 68, in order, as U+0100 and up. One that is not
+/* The vocabulary, the merges and the added tokens of a tokenizer.json: see tokenizer_parts.h. A token is written in GPT-2's byte-level alphabet
+ * (byte_level.h), where one character stands for one byte. One that is not
  * (an added token with a space in it) stands for its own UTF-8 and is never the work of a merge. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "text/byte_level.h"
 #include "text/tokenizer_parts.h"
 
 enum { ALPHABET = 0x144, GAP_TIMES = 2, GAP_MORE = 65536 };
@@ -37,13 +38,10 @@ typedef struct vocabulary {
 
 static void make_alphabet(int16_t byte_of[ALPHABET])
 {
-    int shifted = 0x100;
     for (int i = 0; i < ALPHABET; i++)
         byte_of[i] = -1;
-    for (int byte = 0; byte < 256; byte++) {
-        const bool itself = (byte >= '!' && byte <= '~') || (byte >= 0xA1 && byte != 0xAD);
-        byte_of[itself ? byte : shifted++] = (int16_t)byte;
-    }
+    for (int byte = 0; byte < 256; byte++)
+        byte_of[byte_level_character((unsigned char)byte)] = (int16_t)byte;
 }
 
 /* Appends the bytes that byte-level text stands for; false, and nothing, where it is none. */

@@ -7,47 +7,19 @@
 
 #ifdef FATHOM_GEMM_CBLAS
 #include <cblas.h>
-
-void cpu_gemm(const kernels *kn, const gemm_args *a)
-{
-    (void)kn;
-    if (a->m == 0 || a->n == 0)
-        return;
-    cblas_sgemm(CblasRowMajor, a->trans_a ? CblasTrans : CblasNoTrans, a->trans_b ? CblasTrans : CblasNoTrans, (int)a->m,
-                (int)a->n, (int)a->k, a->alpha, a->a, (int)a->lda, a->b, (int)a->ldb, a->beta, a->c, (int)a->ldc);
-}
-
-bool cpu_bf16(const kernels *kn)
-{
-    (void)kn;
-    return false;
-}
-
-bool cpu_bf16_is_slow(void)
-{
-    return false;
-}
-
-size_t cpu_bf16_scratch(int64_t elements)
-{
-    (void)elements;
-    return 0;
-}
-
-void cpu_gemm_rounded(const kernels *kn, const gemm_args *a)
-{
-    cpu_gemm(kn, a);
-}
+#define BF16_PRODUCTS 0
 #else
 #include <dnnl.h>
+#define BF16_PRODUCTS (DNNL_VERSION_MAJOR == 2) /* version 3 makes primitives in another way, which is not written yet */
+#endif
+
+#if BF16_PRODUCTS
 #if defined(__x86_64__)
 #include <cpuid.h>
 #include <string.h>
 #endif
 
 enum { ALIGNED = 32 }; /* elements: where B begins behind A in scratch */
-
-#if DNNL_VERSION_MAJOR == 2
 
 /* Intel's cores since Sapphire Rapids take two cycles for a bfloat16 multiply-add outside AMX (measured: 85 GFLOP/s a core beside 173 in
  * fp32). Where a virtual machine hides AMX, fp32 products of rounded operands are twice as fast, and the same but for the order of
@@ -205,7 +177,9 @@ static bool bf16_product(const gemm_args *g)
     release(&p);
     return done;
 }
-#else /* version 3 makes primitives in another way; until that is written: */
+#else
+#define bf16_product(g) false
+
 bool cpu_bf16(const kernels *kn)
 {
     (void)kn;
@@ -227,14 +201,18 @@ void cpu_gemm_rounded(const kernels *kn, const gemm_args *a)
 {
     cpu_gemm(kn, a);
 }
-
-static bool bf16_product(const gemm_args *g)
-{
-    (void)g;
-    return false;
-}
 #endif
 
+#ifdef FATHOM_GEMM_CBLAS
+void cpu_gemm(const kernels *kn, const gemm_args *a)
+{
+    (void)kn;
+    if (a->m == 0 || a->n == 0)
+        return;
+    cblas_sgemm(CblasRowMajor, a->trans_a ? CblasTrans : CblasNoTrans, a->trans_b ? CblasTrans : CblasNoTrans, (int)a->m,
+                (int)a->n, (int)a->k, a->alpha, a->a, (int)a->lda, a->b, (int)a->ldb, a->beta, a->c, (int)a->ldc);
+}
+#else
 void cpu_gemm(const kernels *kn, const gemm_args *a)
 {
     (void)kn;
