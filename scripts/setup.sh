@@ -10,8 +10,8 @@ build) wanted=$build ;;
 study) wanted="$build gnuplot-nox" ;;
 test) wanted="$build $tests" ;;
 interop) wanted="$build libcmocka-dev python3 python3-venv" ;;
-tsan) wanted="$build $tests clang libomp-dev" ;;
-fuzz) wanted="$build clang libomp-dev" ;;
+tsan) wanted="$build $tests clang libclang-rt-14-dev libomp-dev" ;;
+fuzz) wanted="$build clang libclang-rt-14-dev libomp-dev" ;;
 *) echo "usage: setup.sh build|study|test|interop|tsan|fuzz" >&2; exit 2 ;;
 esac
 

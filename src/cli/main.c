@@ -14,7 +14,7 @@ static const struct {
     {"flops", "count a model's FLOPs, beside the plain model's", command_flops},
     {"inspect", "show which token went through which block", command_inspect},
     {"calibrate", "prepare a model for several compute budgets", command_calibrate},
-    {"convert", "store a model's matrices in bf16 or 8 bits", command_convert},
+    {"convert", "import a checkpoint, add routers, or store matrices in fewer bits", command_convert},
     {"tokenizer", "learn a vocabulary from text", command_tokenizer},
     {"tokenize", "encode text into token shards", command_tokenize},
     {"isoflop", "compare plain and routed models at equal training FLOPs", command_isoflop},
