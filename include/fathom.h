@@ -65,6 +65,7 @@ typedef struct fathom_tokenizer fathom_tokenizer;
 typedef struct fathom_model fathom_model;
 typedef struct fathom_session fathom_session;
 typedef struct fathom_generation fathom_generation;
+typedef struct fathom_engine fathom_engine;
 typedef struct fathom_trace fathom_trace;
 
 /* A tokenizer, without a model: path is a Hugging Face tokenizer.json (byte-level BPE; docs/tokenizers.md) or a folder that holds one. It never
@@ -125,6 +126,11 @@ FATHOM_API int64_t fathom_session_kv_bytes(const fathom_session *session);
 /* Share of (token, router) pairs that were routed, or with no-op experts went to one that is none; 1 where no token passes anything by. */
 FATHOM_API double fathom_session_routed_fraction(const fathom_session *session);
 
+typedef struct fathom_logit_bias {
+    int32_t id;
+    float bias; /* -infinity: never chosen */
+} fathom_logit_bias;
+
 typedef struct fathom_generate_options {
     int64_t max_tokens;        /* new tokens at most */
     float temperature;         /* 0 = greedy */
@@ -135,6 +141,10 @@ typedef struct fathom_generate_options {
     const char *const *stop;   /* generation ends before any of these texts */
     size_t stop_count;
     double budget;             /* see fathom_session_set_budget; 0 = the model's own */
+    float presence_penalty;    /* taken off the logit of every token that has been generated */
+    float frequency_penalty;   /* the same times how often; -2 to 2, as OpenAI's */
+    const fathom_logit_bias *logit_bias; /* added to the logits */
+    size_t logit_bias_count;
 } fathom_generate_options;
 
 typedef struct fathom_generate_stats {
@@ -165,6 +175,96 @@ FATHOM_API void fathom_generation_free(fathom_generation *generation); /* NULL i
 FATHOM_API fathom_status fathom_generation_next(fathom_generation *generation, const char **text, size_t *bytes,
                                                 fathom_error *err);
 FATHOM_API fathom_generate_stats fathom_generation_stats(const fathom_generation *generation); /* so far */
+
+/* Many requests at once: continuous batching. Requests join and leave between tokens; every active one gets a token a step, all in one
+ * batch, and prompts are computed a piece a step beside it, so that a long one stalls nobody. Keys and values lie in pages, of which a
+ * routed layer fills few; requests whose prompts begin alike share them. The same request gives the same greedy tokens alone and among
+ * others.
+ *
+ * An engine belongs to one thread at a time and borrows its model. Callbacks run inside fathom_engine_step, on its thread; they may
+ * submit and cancel. */
+typedef struct fathom_engine_options {
+    int64_t max_active;     /* sequences computed side by side; more wait their turn (32) */
+    int64_t kv_bytes;       /* memory for keys and values; 0 = for max_active sequences of the model's length, at most 2 GiB */
+    int64_t prefill_tokens; /* prompt tokens that a step computes while others decode (64) */
+    int64_t kept_prefixes;  /* finished sequences whose keys are kept, as long as there is room, for prompts that begin alike (32) */
+} fathom_engine_options;
+FATHOM_API fathom_engine_options fathom_engine_defaults(void);
+FATHOM_API fathom_status fathom_engine_new(const fathom_model *model, const fathom_engine_options *options, fathom_engine **out,
+                                           fathom_error *err);
+FATHOM_API void fathom_engine_free(fathom_engine *engine); /* NULL is fine; no more callbacks */
+
+typedef struct fathom_logprob {
+    int32_t id;
+    float logprob; /* natural logarithm of the softmax of the model's own logits, before bias, penalties and temperature */
+} fathom_logprob;
+
+typedef enum fathom_event_kind {
+    FATHOM_EVENT_PROMPT, /* a token of the prompt has been computed; only where prompt_logprobs asks for it, in order */
+    FATHOM_EVENT_TOKEN,  /* a token has been generated; an end-of-text token is none */
+    FATHOM_EVENT_END     /* the last event of a request, unless it was cancelled */
+} fathom_event_kind;
+
+typedef enum fathom_finish {
+    FATHOM_FINISH_LENGTH, /* max_tokens, or the model's longest sequence */
+    FATHOM_FINISH_STOP,   /* end of text, or a stop text */
+    FATHOM_FINISH_FAILED  /* out of memory: see error */
+} fathom_finish;
+
+/* Pointers are borrowed until the callback returns. */
+typedef struct fathom_event {
+    int64_t request;
+    fathom_event_kind kind;
+    int64_t index;     /* PROMPT, TOKEN: which token of the prompt, or of the new ones, from 0 */
+    int32_t token;     /* PROMPT, TOKEN */
+    const char *text;  /* TOKEN, END: what has become certain, whole characters; none of a stop text */
+    size_t bytes;      /* may be 0 */
+    float logprob;     /* PROMPT, TOKEN: the token's; NaN for the first of a prompt */
+    const fathom_logprob *top; /* PROMPT, TOKEN: the likeliest tokens, likeliest first; none for the first of a prompt */
+    size_t top_count;
+    int64_t depth_before;  /* TOKEN: routed stages that the token before this one went through (the last of the prompt at first) */
+    fathom_finish finish;  /* END */
+    const fathom_error *error; /* END: where it failed, else NULL */
+    int64_t prompt_tokens, tokens, cached_tokens; /* END: usage; cached: of the prompt, shared with others */
+    double routed_fraction; /* END */
+} fathom_event;
+/* Return non-zero to cancel the request: there is no further event then. */
+typedef int (*fathom_event_callback)(const fathom_event *event, void *user);
+
+typedef struct fathom_engine_request {
+    const int32_t *ids; /* the prompt, 1 token or more; copied, as are the options and their stop texts */
+    size_t count;
+    fathom_generate_options options; /* max_tokens may be 0 with prompt_logprobs; what does not fit the model's length is cut off */
+    int top_logprobs;    /* how many likeliest tokens to tell with each, 0 to FATHOM_TOP_LOGPROBS_MAX; -1: no logprobs at all */
+    int prompt_logprobs; /* not 0: events for the prompt's tokens too */
+    const int32_t *stop_ids; /* tokens that end the text beside the model's end of text */
+    size_t stop_id_count;
+    fathom_event_callback callback;
+    void *user;
+} fathom_engine_request;
+enum { FATHOM_TOP_LOGPROBS_MAX = 20 };
+
+/* Queues a request; *id is its name in events and for cancelling. Refused with FATHOM_INVALID_ARGUMENT: options out of range, ids outside
+ * the vocabulary, a prompt that leaves no room for a token within the model's length or could never fit the pages. No event comes yet. */
+FATHOM_API fathom_status fathom_engine_submit(fathom_engine *engine, const fathom_engine_request *request, int64_t *id,
+                                              fathom_error *err);
+/* Frees the request's pages and place at once; no further event. An id that has ended is ignored. */
+FATHOM_API void fathom_engine_cancel(fathom_engine *engine, int64_t id);
+/* One round for everybody: admits what waits, computes a piece of prompts and one token of each active sequence, calls back. Returns how
+ * many requests are left; 0: nothing to do. */
+FATHOM_API int64_t fathom_engine_step(fathom_engine *engine);
+
+typedef struct fathom_engine_stats {
+    int64_t waiting, active;              /* requests */
+    int64_t pages, pages_used, pages_kept; /* used: by active requests; kept: by finished ones alone, given up when needed */
+    int64_t page_tokens;                  /* tokens of one layer that a page holds */
+    int64_t prompt_tokens, cached_tokens, generated_tokens; /* since the start; cached: of prompt_tokens, not computed */
+    int64_t preempted;                    /* times that a sequence gave up its pages, to be computed again later */
+    int64_t stages;                       /* routed stages */
+    const int64_t *routed;                /* [stages] tokens that went through each; borrowed */
+    int64_t routable;                     /* tokens that could have */
+} fathom_engine_stats;
+FATHOM_API fathom_engine_stats fathom_engine_statistics(const fathom_engine *engine);
 
 /* What follows looks at a given text as a whole. Top-k routing, as in training, sees the whole sequence; causal routing is what
  * sampling does. A plain model gives the same in both. Ids outside the vocabulary are refused, as are counts that are too small or too
