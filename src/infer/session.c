@@ -7,15 +7,17 @@
 #include "base/file.h"
 #include "model/budget.h"
 
-/* Longest part of a prompt that goes through in one pass: bounds the memory of activations. */
-enum { PREFILL_TOKENS = 1024 };
+enum {
+    PREFILL_TOKENS = 1024, /* longest part of a prompt that goes through in one pass: bounds the memory of activations */
+    DECODE_TOKENS = 8,     /* up to here as in decoding */
+};
 
 struct fathom_session {
     const fathom_model *model;
     workspace *ws;
-    kv_layer *cache; /* [L] */
-    void *cache_block;
-    int64_t length, capacity, chunk;
+    kv_pool *pool;
+    kv_sequence sequence;
+    int64_t capacity, chunk;
     float *logits; /* host [V] */
     int64_t routed, routable;
     double flops;
@@ -100,17 +102,6 @@ const char *fathom_token_text(const fathom_model *model, int32_t id, size_t *byt
     return model->tok ? tokenizer_text(model->tok, id, bytes) : NULL;
 }
 
-/* Every layer may have to hold every token: routing by threshold has no upper bound. */
-static void plan_cache(const model_config *c, arena *a, int64_t capacity, kv_layer *cache)
-{
-    const size_t width = (size_t)(c->kv_heads * c->head_dim) * sizeof(float);
-    for (int64_t l = 0; l < c->layers; l++)
-        cache[l] = (kv_layer){.k = arena_alloc(a, (size_t)capacity, width),
-                              .v = arena_alloc(a, (size_t)capacity, width),
-                              .position = arena_alloc(a, (size_t)capacity, sizeof(int32_t)),
-                              .capacity = capacity};
-}
-
 fathom_status fathom_session_new(const fathom_model *owner, int64_t max_tokens, fathom_session **out, fathom_error *err)
 {
     *out = NULL;
@@ -125,25 +116,18 @@ fathom_status fathom_session_new(const fathom_model *owner, int64_t max_tokens, 
     s->model = owner;
     s->capacity = max_tokens ? max_tokens : limit;
     s->chunk = s->capacity < PREFILL_TOKENS ? s->capacity : PREFILL_TOKENS;
-    s->cache = calloc((size_t)m->config.layers, sizeof *s->cache);
     s->logits = calloc((size_t)m->config.vocab, sizeof *s->logits);
-    arena measure = {0};
-    fathom_status status = FATHOM_OK;
-    if (s->cache && s->logits) {
-        plan_cache(&m->config, &measure, s->capacity, s->cache);
-        s->cache_block = measure.overflow ? NULL : m->kn.mem_alloc(&m->kn, measure.used);
-    }
-    if (!s->cache_block)
-        status = status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory: keys and values of %lld tokens take %.1f MB",
-                             (long long)s->capacity, (double)measure.used * 1e-6);
-    else
+    fathom_status status = s->logits ? FATHOM_OK : status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
+    if (status == FATHOM_OK)
+        status = kv_sequence_new(&m->config, s->capacity, &s->sequence, err);
+    if (status == FATHOM_OK) /* every layer may have to hold every token: routing by threshold has no upper bound */
+        status = kv_pool_new(&m->kn, &m->config, kv_pages_for(&m->config, s->capacity), 1, s->chunk, &s->pool, err);
+    if (status == FATHOM_OK)
         status = workspace_new(m, 1, s->chunk, WORKSPACE_FORWARD, &s->ws, err);
     if (status != FATHOM_OK) {
         fathom_session_free(s);
         return status;
     }
-    arena a = {.base = s->cache_block, .size = measure.used};
-    plan_cache(&m->config, &a, s->capacity, s->cache);
     *out = s;
     return FATHOM_OK;
 }
@@ -153,18 +137,16 @@ void fathom_session_free(fathom_session *s)
     if (!s)
         return;
     workspace_free(s->ws);
-    if (s->cache_block)
-        s->model->m.kn.mem_free(&s->model->m.kn, s->cache_block);
-    free(s->cache);
+    kv_sequence_free(&s->sequence);
+    kv_pool_free(s->pool);
     free(s->logits);
     free(s);
 }
 
 void fathom_session_reset(fathom_session *s)
 {
-    for (int64_t l = 0; l < s->model->m.config.layers; l++)
-        s->cache[l].length = 0;
-    s->length = s->routed = s->routable = 0;
+    kv_clear(s->pool, &s->sequence);
+    s->routed = s->routable = 0;
     s->flops = 0;
 }
 
@@ -179,18 +161,22 @@ fathom_status fathom_session_set_budget(fathom_session *s, double budget, fathom
 fathom_status fathom_session_append(fathom_session *s, const int32_t *ids, size_t count, fathom_error *err)
 {
     const int64_t vocab = s->model->m.config.vocab;
-    if (count > (size_t)(s->capacity - s->length))
+    if (count > (size_t)(s->capacity - s->sequence.length))
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "%zu tokens after %lld do not fit a sequence of at most %lld",
-                           count, (long long)s->length, (long long)s->capacity);
+                           count, (long long)s->sequence.length, (long long)s->capacity);
     for (size_t i = 0; i < count; i++)
         if (ids[i] < 0 || ids[i] >= vocab)
             return status_fail(err, FATHOM_INVALID_ARGUMENT, "token %zu: id %d is outside the vocabulary of %lld", i,
                                (int)ids[i], (long long)vocab);
+    kv_sequence *const sequence = &s->sequence;
     for (size_t done = 0; done < count;) {
         const int64_t left = (int64_t)(count - done), n = left < s->chunk ? left : s->chunk;
+        const int32_t start[2] = {0, (int32_t)n}, last = (int32_t)(n - 1);
         pass_result r;
-        transformer_append(s->ws, s->cache, s->length, ids + done, n, 1, s->logits, &r);
-        s->length += n;
+        kv_reserve(s->pool, sequence, n); /* there is room: the pool is this sequence's alone */
+        transformer_append(s->ws, &(append_input){.sequences = 1, .sequence = &sequence, .start = start, .tokens = ids + done,
+                                                  .wanted = &last, .wanted_count = 1, .decode = n <= DECODE_TOKENS, .pool = s->pool},
+                           s->logits, &r);
         s->routed += r.routed;
         s->routable += r.routable;
         s->flops += r.flops;
@@ -201,12 +187,12 @@ fathom_status fathom_session_append(fathom_session *s, const int32_t *ids, size_
 
 const float *fathom_session_logits(const fathom_session *s)
 {
-    return s->length > 0 ? s->logits : NULL;
+    return s->sequence.length > 0 ? s->logits : NULL;
 }
 
 int64_t fathom_session_length(const fathom_session *s)
 {
-    return s->length;
+    return s->sequence.length;
 }
 
 int64_t fathom_session_kv_bytes(const fathom_session *s)
@@ -214,7 +200,7 @@ int64_t fathom_session_kv_bytes(const fathom_session *s)
     const model_config *c = &s->model->m.config;
     int64_t tokens = 0;
     for (int64_t l = 0; l < c->layers; l++)
-        tokens += s->cache[l].length;
+        tokens += s->sequence.layer[l].length;
     return tokens * 2 * c->kv_heads * c->head_dim * (int64_t)sizeof(float);
 }
 

@@ -48,13 +48,14 @@ typedef struct weight {
 } weight;
 
 /* y [n, out] = x [n, in] w^T (+ y where add), w [out, in]; all dense. Computed in fp32 whatever the weights are stored as, few
- * rows at the speed of reading w; bf16 as in gemm_args, for fp32 weights. */
+ * rows at the speed of reading w; bf16 as in gemm_args, for fp32 weights. by_row: a row of y has the same bits alone and among
+ * others (not with bf16). */
 typedef struct linear_args {
     int64_t n, in, out;
     const float *x;
     weight w;
     float *y;
-    bool add, bf16;
+    bool add, bf16, by_row;
     void *scratch;
 } linear_args;
 
@@ -84,6 +85,8 @@ typedef struct norm_args {
  * the queries [q_start[s], q_start[s+1]) and the keys [kv_start[s], kv_start[s+1]), both in the order of their positions;
  * with m queries and n >= m keys query i sees keys 0 .. n - m + i, or, given q_position, keys 0 .. q_position[i].
  * out_i = sum_j softmax_j(scale <q_i, k_j>) v_j.
+ * Keys in pages (forward only): k and v are pools of pages of page_keys keys; key j of sequence s is row j % page_keys of page
+ * page[page_start[s] + j / page_keys], and kv_start only says how many keys a sequence has.
  * lse_i = log sum_j exp(scale <q_i, k_j>) is kept for the backward pass, which recomputes the probabilities in blocks. */
 typedef struct attention_args {
     int64_t sequences, heads, kv_heads, head_dim;
@@ -92,7 +95,10 @@ typedef struct attention_args {
     const int32_t *q_position; /* [queries] ascending in a sequence, each within its keys; NULL: as above */
     const float *q, *k, *v;  /* head j of q at columns [j head_dim, (j+1) head_dim) */
     int64_t q_stride, kv_stride; /* of rows */
-    int64_t kv_head_stride;      /* head j of k and v begins at j kv_head_stride */
+    int64_t kv_head_stride;      /* head j of k and v begins at j kv_head_stride, of its page where there are pages */
+    const int32_t *page;         /* NULL: no pages */
+    const int32_t *page_start;   /* host [sequences + 1] */
+    int64_t page_keys, page_stride; /* distance of pages in elements */
     float scale;
     float *out; /* [queries, heads * head_dim], dense */
     float *lse; /* [queries, heads]; NULL = not kept */
@@ -100,6 +106,28 @@ typedef struct attention_args {
     float *dq, *dk, *dv; /* backward: set; laid out as q and kv. Needs kv_head_stride = head_dim; kv_start NULL unless there is q_position. */
     void *scratch;
 } attention_args;
+
+/* Keys and values of n rows, head j at columns [j head_dim, (j+1) head_dim), into pages of page_keys keys [kv_heads, page_keys,
+ * head_dim]: row i becomes row slot[i] % page_keys of page slot[i] / page_keys. */
+typedef struct kv_store_args {
+    int64_t n, kv_heads, head_dim, stride; /* stride: of rows of k and v */
+    const float *k, *v;
+    const int32_t *slot; /* [n], each once */
+    int64_t page_keys;
+    float *to_k, *to_v; /* the pools */
+} kv_store_args;
+
+/* The rows of sequences, sequence s having the rows [row_start[s], row_start[s+1]), whose logit is above the threshold: index, ascending. Of a
+ * sequence only the first `limit` are taken. */
+typedef struct above_args {
+    int64_t sequences, limit;
+    const int32_t *row_start; /* host [sequences + 1] */
+    const float *logit;
+    float threshold;
+    const float *thresholds; /* host [sequences]: each sequence its own; NULL = threshold */
+    int32_t *index;          /* out, [rows] at most */
+    int32_t *start;          /* out, host [sequences + 1]: where each sequence's rows begin in index */
+} above_args;
 
 /* Gated scatter of a block's update into the stream: x[index[i]] += g(r_i) u_i with r_i = logit[index[i]];
  * backward from dx: du_i = g(r_i) dx[index[i]];  dlogit[i] = g'(r_i) <dx[index[i]], u_i> (packed, [n]).
@@ -191,6 +219,7 @@ typedef struct kernel_sizes {
                    const float *table, const int32_t *position, int direction))                                        \
     X(void, attention_forward, (const kernels *kn, const attention_args *a))                                           \
     X(void, attention_backward, (const kernels *kn, const attention_args *a))                                          \
+    X(void, kv_store, (const kernels *kn, const kv_store_args *a))                                                     \
     /* SwiGLU (Shazeer, 2020): gate_up [n, 2f] holds g then u;  out [n, f] = silu(g) u;  dgate_up may be gate_up */                              \
     X(void, swiglu_forward, (const kernels *kn, float *out, const float *gate_up, int64_t n, int64_t f))               \
     X(void, swiglu_backward, (const kernels *kn, float *dgate_up, const float *dout, const float *gate_up, int64_t n, int64_t f)) \
@@ -206,9 +235,8 @@ typedef struct kernel_sizes {
     /* Per sequence of T logits [B, T] the k largest, ties to the lower position, NaN below every number: index [B, k] =   \
      * rows of the stream (b T + t), ascending; member [B, T] = 1 where chosen, else 0. 1 <= k <= T */                 \
     X(void, topk, (const kernels *kn, int32_t *index, uint8_t *member, const float *logit, int64_t B, int64_t T, int64_t k, void *scratch)) \
-    /* The rows i of [B, T] with logit > threshold, ascending: index; start [B + 1] (host) = where each sequence's rows    \
-     * begin in index. Of a sequence only the first `limit` are taken; returns how many more there were. */            \
-    X(int64_t, above, (const kernels *kn, int32_t *index, int32_t *start, const float *logit, float threshold, int64_t limit, int64_t B, int64_t T)) \
+    /* returns how many more there were than the limits let through */                                                \
+    X(int64_t, above, (const kernels *kn, const above_args *a))                                                        \
     /* to_i = from[index[i]] for int32 [n] (positions of routed rows) */                                               \
     X(void, gather_int, (const kernels *kn, int32_t *to, const int32_t *from, const int32_t *index, int64_t n))        \
     /* Experts, E of them, on n tokens; matrices [E, n]. p: logits become probabilities, a softmax over the experts of each token */ \

@@ -117,6 +117,11 @@ static void attention_backward(const kernels *kn, const attention_args *a)
           INNER->attention_backward(INNER, a));
 }
 
+static void kv_store(const kernels *kn, const kv_store_args *a)
+{
+    TIMED("kv_store", 0, 4 * a->n * a->kv_heads * a->head_dim, INNER->kv_store(INNER, a));
+}
+
 static void swiglu_forward(const kernels *kn, float *out, const float *gate_up, int64_t n, int64_t f)
 {
     TIMED("swiglu_forward", 4 * n * f, 3 * n * f, INNER->swiglu_forward(INNER, out, gate_up, n, f));
@@ -217,6 +222,7 @@ kernels profile_start(profile *p, const kernels *inner)
     WRAP(rope);
     WRAP(attention_forward);
     WRAP(attention_backward);
+    WRAP(kv_store);
     WRAP(swiglu_forward);
     WRAP(swiglu_backward);
     WRAP(bias_silu_forward);

@@ -228,24 +228,34 @@ static void zero_columns(float *x, int64_t stride, int64_t begin, int64_t end, i
 
 /* One query of one head: its rows of everything, and the keys [first, end) that it sees. */
 typedef struct query {
+    int64_t sequence;
     int64_t row, first, end; /* rows of q and out; of k and v */
     int64_t at, kv_at;       /* the head's first column in q and out; in k and v */
 } query;
 
+/* Where key j of the query's sequence lies in k and v. */
+static int64_t key_at(const attention_args *a, query t, int64_t j)
+{
+    if (!a->page)
+        return t.kv_at + j * a->kv_stride;
+    const int64_t i = j - t.first;
+    return t.kv_at + a->page[a->page_start[t.sequence] + i / a->page_keys] * a->page_stride + i % a->page_keys * a->kv_stride;
+}
+
 static void query_forward(const attention_args *a, int64_t head, query t)
 {
     const int64_t dh = a->head_dim;
-    const float *q = a->q + t.row * a->q_stride + t.at, *k = a->k + t.kv_at, *v = a->v + t.kv_at;
+    const float *q = a->q + t.row * a->q_stride + t.at;
     float *out = a->out + t.row * a->heads * dh + t.at;
     const double scale = (double)a->scale;
     double top = -INFINITY, sum = 0;
     for (int64_t j = t.first; j < t.end; j++)
-        top = fmax(top, scale * dot(q, k + j * a->kv_stride, dh));
+        top = fmax(top, scale * dot(q, a->k + key_at(a, t, j), dh));
     for (int64_t j = t.first; j < t.end; j++)
-        sum += exp(scale * dot(q, k + j * a->kv_stride, dh) - top);
+        sum += exp(scale * dot(q, a->k + key_at(a, t, j), dh) - top);
     memset(out, 0, (size_t)dh * sizeof *out);
     for (int64_t j = t.first; j < t.end; j++)
-        axpy(out, exp(scale * dot(q, k + j * a->kv_stride, dh) - top) / sum, v + j * a->kv_stride, dh);
+        axpy(out, exp(scale * dot(q, a->k + key_at(a, t, j), dh) - top) / sum, a->v + key_at(a, t, j), dh);
     if (a->lse)
         a->lse[t.row * a->heads + head] = (float)(top + log(sum));
 }
@@ -275,7 +285,7 @@ static void each_query(const attention_args *a, void (*visit)(const attention_ar
         for (int64_t head = 0; head < a->heads; head++)
             for (int64_t i = 0; i < m; i++) {
                 const int64_t last = a->q_position ? a->q_position[begin + i] : n - m + i;
-                visit(a, head, (query){.row = begin + i, .first = kv_start[s], .end = kv_start[s] + last + 1,
+                visit(a, head, (query){.sequence = s, .row = begin + i, .first = kv_start[s], .end = kv_start[s] + last + 1,
                                        .at = head * a->head_dim,
                                        .kv_at = head / (a->heads / a->kv_heads) * a->kv_head_stride});
             }
@@ -296,6 +306,18 @@ static void ref_attention_backward(const kernels *kn, const attention_args *a)
     zero_columns(a->dk, a->kv_stride, kv[0], kv[a->sequences], a->kv_heads * a->head_dim);
     zero_columns(a->dv, a->kv_stride, kv[0], kv[a->sequences], a->kv_heads * a->head_dim);
     each_query(a, query_backward);
+}
+
+static void ref_kv_store(const kernels *kn, const kv_store_args *a)
+{
+    (void)kn;
+    for (int64_t i = 0; i < a->n; i++)
+        for (int64_t h = 0; h < a->kv_heads; h++) {
+            const int64_t from = i * a->stride + h * a->head_dim, page = a->slot[i] / a->page_keys;
+            const int64_t to = ((page * a->kv_heads + h) * a->page_keys + a->slot[i] % a->page_keys) * a->head_dim;
+            memcpy(a->to_k + to, a->k + from, (size_t)a->head_dim * sizeof(float));
+            memcpy(a->to_v + to, a->v + from, (size_t)a->head_dim * sizeof(float));
+        }
 }
 
 /* --- activations --- */
@@ -419,20 +441,20 @@ static void ref_topk(const kernels *kn, int32_t *index, uint8_t *member, const f
         }
 }
 
-static int64_t ref_above(const kernels *kn, int32_t *index, int32_t *start, const float *logit, float threshold,
-                         int64_t limit, int64_t B, int64_t T)
+static int64_t ref_above(const kernels *kn, const above_args *a)
 {
     (void)kn;
     int32_t count = 0;
     int64_t dropped = 0;
-    start[0] = 0;
-    for (int64_t b = 0; b < B; b++) {
-        for (int64_t i = b * T; i < (b + 1) * T; i++)
-            if (logit[i] > threshold && count - start[b] < limit)
-                index[count++] = (int32_t)i;
+    a->start[0] = 0;
+    for (int64_t s = 0; s < a->sequences; s++) {
+        const float threshold = a->thresholds ? a->thresholds[s] : a->threshold;
+        for (int32_t i = a->row_start[s]; i < a->row_start[s + 1]; i++)
+            if (a->logit[i] > threshold && count - a->start[s] < a->limit)
+                a->index[count++] = i;
             else
-                dropped += logit[i] > threshold;
-        start[b + 1] = count;
+                dropped += a->logit[i] > threshold;
+        a->start[s + 1] = count;
     }
     return dropped;
 }
@@ -657,6 +679,7 @@ kernels kernels_ref(void)
         .rope = ref_rope,
         .attention_forward = ref_attention_forward,
         .attention_backward = ref_attention_backward,
+        .kv_store = ref_kv_store,
         .swiglu_forward = ref_swiglu_forward,
         .swiglu_backward = ref_swiglu_backward,
         .bias_silu_forward = ref_bias_silu_forward,

@@ -121,20 +121,6 @@ static const rows *kv_rows(const block_work *b)
     return b->all ? b->all : b->r;
 }
 
-/* One copy a head for keys and one for values: its rows come from the columns of qkv. */
-static void cache_append(const model_env *env, const rows *r, const attention_args *att, kv_layer *cache)
-{
-    const kernels *kn = env->kn;
-    const int64_t dh = env->config->head_dim;
-    for (int64_t h = 0; h < env->config->kv_heads; h++) {
-        const int64_t to = (h * cache->capacity + cache->length) * dh;
-        kn->copy_rows(kn, cache->k + to, dh, att->k + h * dh, att->kv_stride, r->n, dh);
-        kn->copy_rows(kn, cache->v + to, dh, att->v + h * dh, att->kv_stride, r->n, dh);
-    }
-    kn->mem_copy(kn, cache->position + cache->length, r->position, (size_t)r->n * sizeof(int32_t));
-    cache->length += r->n;
-}
-
 static void rope(const model_env *env, float *x, int64_t stride, const rows *r, int64_t heads, int direction)
 {
     env->kn->rope(env->kn, x, stride, r->n, heads, env->config->head_dim, env->rope_table, r->position, direction);
@@ -178,21 +164,13 @@ static void project(const block_work *b, const float *x, const block_acts *acts)
 }
 
 /* u = a */
-static void attention_update(const block_work *b, const float *x, const block_acts *acts, kv_layer *cache)
+static void attention_update(const block_work *b, const float *x, const block_acts *acts, const kv_cache *cache)
 {
     const model_config *c = b->env->config;
     project(b, x, acts);
     attention_args att = attention_on(b, acts);
-    int32_t cached[2] = {0, 0};
-    if (cache) {
-        cache_append(b->env, kv_rows(b), &att, cache);
-        cached[1] = (int32_t)cache->length;
-        att.k = cache->k;
-        att.v = cache->v;
-        att.kv_stride = c->head_dim;
-        att.kv_head_stride = cache->capacity * c->head_dim;
-        att.kv_start = cached;
-    }
+    if (cache)
+        kv_append(cache->pool, cache->sequence, b->stage.layer, b->r->sequences, kv_rows(b)->start, cache->position, &att);
     if (b->r->n == 0)
         return;
     b->env->kn->attention_forward(b->env->kn, &att);
@@ -221,7 +199,7 @@ static void mlp_update(const block_work *b, const float *x, const block_acts *ac
     product_forward(env, acts->u, acts->act, b->w->down, n, c->ffn, d, after);
 }
 
-void block_update(const block_work *b, const float *x, const block_acts *acts, kv_layer *cache)
+void block_update(const block_work *b, const float *x, const block_acts *acts, const kv_cache *cache)
 {
     if (b->stage.attention)
         attention_update(b, x, acts, cache);

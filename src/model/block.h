@@ -6,6 +6,7 @@
 #define FATHOM_MODEL_BLOCK_H
 
 #include "model/experts.h"
+#include "model/kv.h"
 
 /* Rows of the residual stream [*, d], those of one sequence together, ascending in position. */
 typedef struct rows {
@@ -16,13 +17,12 @@ typedef struct rows {
     const int32_t *start; /* host [sequences + 1]: sequence s has rows [start[s], start[s+1]) */
 } rows;
 
-/* Keys (rotated) and values of one layer of one sequence, with their positions. A routed layer holds routed tokens only. A
- * head's keys lie together, as decoding reads them. */
-typedef struct kv_layer {
-    float *k, *v;      /* [h_kv, capacity, d_h] */
-    int32_t *position; /* [capacity] */
-    int64_t length, capacity;
-} kv_layer;
+/* Where a pass appends its (rotated) keys and values: the sequences of its rows, with room for them. */
+typedef struct kv_cache {
+    kv_pool *pool;
+    kv_sequence *const *sequence;
+    const int32_t *position; /* host: of the rows that are appended */
+} kv_cache;
 
 /* What a stage keeps of its forward pass on up to `n` rows. For inference one set serves all, and what only the backward pass reads
  * is NULL, as is what the stage does not have. */
@@ -80,9 +80,9 @@ typedef struct block_sizes {
 void block_acts_plan(const model_config *c, arena *a, const block_sizes *sizes, block_acts *out);
 void block_temps_plan(const model_config *c, arena *a, int64_t n, block_temps *out);
 
-/* Computes acts->u from the stream x. cache NULL: the rows attend among themselves; otherwise they (one sequence) are
+/* Computes acts->u from the stream x. cache NULL: the rows attend among themselves; otherwise each sequence's are
  * appended to it and see all of it. Dense keys: every row is appended, even if none is routed. */
-void block_update(const block_work *b, const float *x, const block_acts *acts, kv_layer *cache);
+void block_update(const block_work *b, const float *x, const block_acts *acts, const kv_cache *cache);
 /* From temps->du: adds the stage's share to dx at the rows (without the residual path, which is dx itself), for dense keys at every
  * row, and to the parameters' gradients g. */
 void block_backward(const block_work *b, const layer_params *g, const block_acts *acts, const block_temps *temps, float *dx);

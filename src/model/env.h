@@ -11,6 +11,7 @@ typedef struct model_env {
     const float *rope_table; /* [seq_len, d_h] */
     const float *threshold;  /* [stages] of the causal rule */
     bool bf16; /* training: products with bfloat16 inputs */
+    bool by_row; /* decoding: a row's products as if it came alone */
     void *scratch;
 } model_env;
 

@@ -76,14 +76,17 @@ static int64_t take(const model_env *env, const expert_acts *acts, expert_pass *
     const model_config *c = env->config;
     const expert_temps *t = pass->temps;
     const int64_t n = pass->n, m = n / pass->sequences, k = pass->causal ? n : model_expert_tokens(c, pass->layer, m);
+    const int32_t all[2] = {0, (int32_t)n};
     if (c->experts.router == EXPERT_ROUTER_TOKEN_CHOICE) {
         const bool limited = !pass->causal && model_layer_no_ops(c, pass->layer) > 0;
         const int64_t B = limited ? pass->sequences : 1;
-        pass->dropped += kn->above(kn, index, t->starts, t->chosen + e * n, 0.5f, limited ? k : n, B, n / B);
+        pass->dropped += kn->above(kn, &(above_args){.sequences = B, .limit = limited ? k : n, .row_start = limited ? pass->start : all,
+                                                     .logit = t->chosen + e * n, .threshold = 0.5f, .index = index, .start = t->starts});
         return t->starts[B];
     }
     if (pass->causal) {
-        kn->above(kn, index, t->starts, t->rule + e * n, 0, n, 1, n);
+        kn->above(kn, &(above_args){.sequences = 1, .limit = n, .row_start = all, .logit = t->rule + e * n, .index = index,
+                                    .start = t->starts});
         return t->starts[1];
     }
     kn->topk(kn, index, t->member + e * n, acts->p + e * n, pass->sequences, m, k, env->scratch);

@@ -37,6 +37,7 @@ typedef struct expert_temps {
 /* One layer's experts on n rows of `sequences` sequences, as many of each unless each token chooses for itself. */
 typedef struct expert_pass {
     int64_t layer, n, sequences;
+    const int32_t *start; /* host [sequences + 1] */
     bool causal;    /* choose as sampling does */
     bool score;     /* judge the causal rule, or the balance */
     float scale;    /* of their losses */

@@ -15,7 +15,7 @@ void predictor_forward(const model_env *env, const predictor_shape *shape, const
 {
     const kernels *kn = env->kn;
     kn->linear(kn, &(linear_args){.n = n, .in = env->config->dim, .out = shape->hidden, .x = x, .w = fc1, .y = t->pre,
-                                  .scratch = env->scratch});
+                                  .by_row = env->by_row, .scratch = env->scratch});
     kn->bias_silu_forward(kn, t->hidden, t->pre, p->fc1_bias, n, shape->hidden);
     for (int64_t o = 0; o < shape->outputs; o++)
         kn->rowdot_forward(kn, logit + o * n, t->hidden, p->fc2 + o * shape->hidden, p->fc2_bias + o, n, shape->hidden);

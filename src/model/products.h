@@ -8,7 +8,7 @@
 static inline void product_forward(const model_env *env, float *y, const float *x, weight w, int64_t n, int64_t in, int64_t out, bool add)
 {
     env->kn->linear(env->kn, &(linear_args){.n = n, .in = in, .out = out, .x = x, .w = w, .y = y, .add = add,
-                                            .bf16 = env->bf16, .scratch = env->scratch});
+                                            .bf16 = env->bf16, .by_row = env->by_row, .scratch = env->scratch});
 }
 
 /* dx [n, in] = dy [n, out] w;  dw [out, in] += dy^T x */

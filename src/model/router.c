@@ -25,11 +25,29 @@ predictor_shape router_predictor(const model_config *c)
 static void router_logits(const model_env *env, const router_params *p, const router_input *in, route *out)
 {
     const kernels *kn = env->kn;
-    const int64_t n = in->B * in->T;
+    const uint64_t stream = RNG_ROUTE + ((uint64_t)in->stage << 8);
     if (p->router)
-        kn->rowdot_forward(kn, out->logit, in->x, p->router, NULL, n, env->config->dim);
-    else
-        kn->noise(kn, out->logit, in->noise_seed, RNG_ROUTE + ((uint64_t)in->stage << 8), in->noise_counter, n);
+        kn->rowdot_forward(kn, out->logit, in->x, p->router, NULL, in->start[in->B], env->config->dim);
+    else if (!in->host_position)
+        kn->noise(kn, out->logit, in->noise_seed, stream, in->noise_counter, in->start[in->B]);
+    else /* by its position alone, so that prefill and single steps agree, in a batch and out of it */
+        for (int64_t b = 0; b < in->B; b++)
+            if (in->start[b + 1] > in->start[b])
+                kn->noise(kn, out->logit + in->start[b], in->noise_seed, stream, (uint64_t)in->host_position[in->start[b]],
+                          in->start[b + 1] - in->start[b]);
+}
+
+/* The rows that pass, into the route; returns how many more there were. */
+static int64_t take_above(const model_env *env, const router_input *in, const float *logit, int64_t limit, route *out)
+{
+    const kernels *kn = env->kn;
+    const int64_t dropped =
+        kn->above(kn, &(above_args){.sequences = in->B, .limit = limit, .row_start = in->start, .logit = logit,
+                                    .threshold = env->threshold[in->stage], .thresholds = in->thresholds, .index = out->index,
+                                    .start = out->start});
+    out->n = out->start[in->B];
+    kn->gather_int(kn, out->position, in->position, out->index, out->n);
+    return dropped;
 }
 
 void router_topk(const model_env *env, const router_params *p, const router_input *in, route *out)
@@ -46,12 +64,8 @@ void router_topk(const model_env *env, const router_params *p, const router_inpu
 
 void router_choice(const model_env *env, const router_params *p, const router_input *in, route *out)
 {
-    const kernels *kn = env->kn;
-    const int64_t k = model_widened_tokens(env->config, in->stage, in->T, in->widen);
     router_logits(env, p, in, out);
-    out->dropped = kn->above(kn, out->index, out->start, out->logit, env->threshold[in->stage], k, in->B, in->T);
-    out->n = out->start[in->B];
-    kn->gather_int(kn, out->position, in->position, out->index, out->n);
+    out->dropped = take_above(env, in, out->logit, model_widened_tokens(env->config, in->stage, in->T, in->widen), out);
 }
 
 router_score router_balance(const model_env *env, const router_params *p, const router_params *g, const router_input *in, float scale,
@@ -69,14 +83,11 @@ router_score router_balance(const model_env *env, const router_params *p, const 
 
 void router_causal(const model_env *env, const router_params *p, weight fc1, const router_input *in, const predictor_temps *t, route *out)
 {
-    const kernels *kn = env->kn;
     const predictor_shape shape = router_predictor(env->config);
     router_logits(env, p, in, out);
     if (p->fc2)
-        predictor_forward(env, &shape, p, fc1, in->x, in->B * in->T, t, out->rule);
-    kn->above(kn, out->index, out->start, out->rule, env->threshold[in->stage], in->T, in->B, in->T);
-    out->n = out->start[in->B];
-    kn->gather_int(kn, out->position, in->position, out->index, out->n);
+        predictor_forward(env, &shape, p, fc1, in->x, in->start[in->B], t, out->rule);
+    take_above(env, in, out->rule, in->start[in->B], out);
 }
 
 router_score router_learn(const model_env *env, const router_params *p, weight fc1, const router_params *g, const router_input *in,

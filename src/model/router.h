@@ -28,11 +28,14 @@ typedef struct route {
 } route;
 
 typedef struct router_input {
-    int64_t stage, B, T;
+    int64_t stage, B, T;     /* B sequences of T tokens */
+    const int32_t *start;    /* host [B + 1]: sequence b has the rows [start[b], start[b+1]); causal routing needs no T */
     double widen;            /* topk: of the capacity, see model_widened_tokens */
     const float *x;          /* the stream [B, T, d] */
     const int32_t *position; /* [B, T] */
-    uint64_t noise_seed, noise_counter; /* stochastic: token i draws counter + i */
+    const int32_t *host_position; /* causal: host [B, T] */
+    const float *thresholds; /* causal: host [B], each sequence's; NULL = env's */
+    uint64_t noise_seed, noise_counter; /* stochastic: token i draws counter + i; causal: a token draws its position */
 } router_input;
 
 typedef struct router_score {

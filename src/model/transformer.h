@@ -65,14 +65,23 @@ void workspace_token_losses(const workspace *ws, int64_t n, float *host);
  * host [T, V]. */
 void transformer_logits(workspace *ws, routing r, int64_t T, const int32_t *tokens, float *logits);
 
-/* Causal inference of one sequence: appends count tokens, the first at `position`, to the caches [L] and leaves the logits of the last
- * `wanted` tokens (<= count, at most the head's block) in logits [wanted, V], host. */
-void transformer_append(workspace *ws, kv_layer *cache, int64_t position, const int32_t *tokens, int64_t count,
-                        int64_t wanted, float *logits, pass_result *result);
-/* The most rows of logits that one append can return. */
-int64_t workspace_logit_rows(const workspace *ws);
+/* Causal inference of several sequences at once: each gets tokens of its own appended. */
+typedef struct append_input {
+    int64_t sequences;
+    kv_sequence *const *sequence; /* [sequences] with room for their tokens (kv_reserve), each once */
+    const int32_t *start;         /* host [sequences + 1]: sequence s gets the tokens [start[s], start[s + 1]) */
+    const int32_t *tokens;        /* host */
+    const float *const *threshold; /* [sequences], each [stages] or NULL; NULL: the workspace's for all */
+    const int32_t *wanted;        /* host [wanted_count], ascending: the tokens whose logits are wanted */
+    int64_t wanted_count;
+    bool decode; /* a few tokens each: a sequence gets the same bits alone and among others */
+    kv_pool *pool;
+} append_input;
+/* As many tokens as the workspace has room for. logits: host [wanted_count, V]. */
+void transformer_append(workspace *ws, const append_input *in, float *logits, pass_result *result);
 
-/* Sees every decision as it is made: of routed stages and, with the sum of the experts' p as logits, of layers with no-op experts. */
+/* Sees every decision as it is made: of routed stages and, with the sum of the experts' p as logits, of layers with no-op experts. Tokens
+ * that are appended to several sequences look like one of T tokens. */
 typedef void (*route_visitor)(void *user, int64_t stage, const route *r, int64_t B, int64_t T);
 void workspace_set_visitor(workspace *ws, route_visitor visitor, void *user);
 /* What a layer's experts took in the last pass of a training workspace; NULL without experts. */

@@ -178,12 +178,13 @@ fathom_status workspace_new(const model *m, int64_t B, int64_t T, workspace_kind
         ws->expert_count = calloc((size_t)(c->layers * all_experts + 1), sizeof *ws->expert_count);
         ws->host_position = calloc((size_t)(B * T), sizeof *ws->host_position);
         ws->host_index = calloc((size_t)(B * T), sizeof *ws->host_index);
+        ws->thresholds = calloc((size_t)B, sizeof *ws->thresholds);
         ws->acts = calloc((size_t)stages, sizeof *ws->acts);
         ws->routes = calloc((size_t)stages, sizeof *ws->routes);
         ws->block = bytes < SIZE_MAX ? m->kn.mem_alloc(&m->kn, bytes) : NULL;
     }
-    if (!ws || !ws->starts || !ws->expert_start || !ws->expert_count || !ws->host_position || !ws->host_index || !ws->acts ||
-        !ws->routes || !ws->block) {
+    if (!ws || !ws->starts || !ws->expert_start || !ws->expert_count || !ws->host_position || !ws->host_index ||
+        !ws->thresholds || !ws->acts || !ws->routes || !ws->block) {
         workspace_free(ws);
         return status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory: activations of %lld x %lld tokens take %.1f MB",
                            (long long)B, (long long)T, (double)bytes * 1e-6);
@@ -217,14 +218,10 @@ void workspace_free(workspace *ws)
     free(ws->expert_count);
     free(ws->host_position);
     free(ws->host_index);
+    free(ws->thresholds);
     free(ws->acts);
     free(ws->routes);
     free(ws);
-}
-
-int64_t workspace_logit_rows(const workspace *ws)
-{
-    return ws->head_rows;
 }
 
 void workspace_set_visitor(workspace *ws, route_visitor visitor, void *user)

@@ -16,6 +16,7 @@ struct workspace {
     int64_t *expert_count; /* host [L, E + N] */
     int32_t *position;    /* [B, T] */
     int32_t *host_position, *host_index; /* host [B, T] */
+    float *thresholds;    /* host [B] */
     int32_t *tokens, *targets; /* [B, T] */
     float *x, *xf, *rstd; /* the stream [B, T, d]; final norm's output, its s */
     float *loss;          /* [B, T] */

@@ -86,17 +86,22 @@ static void all_logits(const fathom_model *owner, const int32_t *tokens, float *
 {
     workspace *ws;
     fathom_error err;
-    kv_layer cache[4];
-    float *room = calloc(4 * 2 * T * 12, sizeof *room);
-    int32_t position[4][T];
-    for (int l = 0; l < 4; l++)
-        cache[l] = (kv_layer){.k = room + 2 * l * T * 12, .v = room + (2 * l + 1) * T * 12, .position = position[l],
-                              .capacity = T};
+    kv_pool *pool;
+    kv_sequence sequence, *const one = &sequence;
+    const model_config *c = &owner->m.config;
+    int32_t wanted[T];
+    for (int i = 0; i < T; i++)
+        wanted[i] = i;
+    assert_int_equal(kv_pool_new(&owner->m.kn, c, kv_pages_for(c, T), 1, T, &pool, &err), FATHOM_OK);
+    assert_int_equal(kv_sequence_new(c, T, &sequence, &err), FATHOM_OK);
     assert_int_equal(workspace_new(&owner->m, 1, T, WORKSPACE_FORWARD, &ws, &err), FATHOM_OK);
+    assert_true(kv_reserve(pool, &sequence, T));
     pass_result r;
-    transformer_append(ws, cache, 0, tokens, T, T, logits, &r);
+    transformer_append(ws, &(append_input){.sequences = 1, .sequence = &one, .start = (int32_t[]){0, T}, .tokens = tokens,
+                                           .wanted = wanted, .wanted_count = T, .pool = pool}, logits, &r);
     workspace_free(ws);
-    free(room);
+    kv_sequence_free(&sequence);
+    kv_pool_free(pool);
 }
 
 static void the_future_changes_nothing(void **state)

@@ -558,6 +558,78 @@ static void attention_on(const kernels *kn, int64_t heads, int64_t kv_heads, int
     kn->mem_free(kn, scratch);
 }
 
+/* Keys in pages, in an order of their own and some of them two sequences', against the same keys one after the other; stored by the
+ * backend. */
+static void paged_on(const kernels *kn, int64_t heads, int64_t kv_heads, int64_t dh, const int32_t *q_start, const int32_t *kv_start,
+                     int64_t sequences)
+{
+    enum { PAGE = 32 };
+    const int64_t nq = q_start[sequences], nk = kv_start[sequences], stride = kv_heads * dh + 7, page = kv_heads * PAGE * dh;
+    float *q = buffer(nq * heads * dh), *k = buffer(nk * stride), *v = buffer(nk * stride), *out = buffer(nq * heads * dh);
+    float *want = buffer(nq * heads * dh);
+    int32_t table[200], page_start[5] = {0}, *slot = calloc((size_t)nk, sizeof *slot);
+    int64_t pages = 0, longest = 0;
+    for (int64_t s = 0; s < sequences; s++) {
+        const int64_t n = kv_start[s + 1] - kv_start[s];
+        for (int64_t p = 0; p < (n + PAGE - 1) / PAGE; p++)
+            table[page_start[s] + p] = (int32_t)(199 - pages++);
+        page_start[s + 1] = (int32_t)pages;
+        for (int64_t j = 0; j < n; j++)
+            slot[kv_start[s] + j] = table[page_start[s] + j / PAGE] * PAGE + (int32_t)(j % PAGE);
+        longest = n > longest ? n : longest;
+    }
+    float *pool_k = kn->mem_alloc(kn, (size_t)(200 * page) * sizeof(float)), *pool_v = kn->mem_alloc(kn, (size_t)(200 * page) * sizeof(float));
+    for (int64_t i = 0; i < nq * heads * dh; i++)
+        q[i] = (float)normal();
+    for (int64_t i = 0; i < nk * stride; i++) {
+        k[i] = (float)normal();
+        v[i] = (float)normal();
+    }
+    void *scratch = scratch_for(kn, nq, heads * dh, longest);
+    kn->kv_store(kn, &(kv_store_args){.n = nk, .kv_heads = kv_heads, .head_dim = dh, .stride = stride, .k = k, .v = v, .slot = slot,
+                                      .page_keys = PAGE, .to_k = pool_k, .to_v = pool_v});
+    attention_args a = {.sequences = sequences, .heads = heads, .kv_heads = kv_heads, .head_dim = dh, .q_start = q_start,
+                        .kv_start = kv_start, .q = q, .k = k, .v = v, .q_stride = heads * dh, .kv_stride = stride,
+                        .kv_head_stride = dh, .scale = 0.3f, .out = want, .scratch = scratch};
+    kn->attention_forward(kn, &a);
+    a.k = pool_k;
+    a.v = pool_v;
+    a.kv_stride = dh;
+    a.kv_head_stride = PAGE * dh;
+    a.page = table;
+    a.page_start = page_start;
+    a.page_keys = PAGE;
+    a.page_stride = page;
+    a.out = out;
+    kn->attention_forward(kn, &a);
+    for (int64_t i = 0; i < nq * heads * dh; i++)
+        assert_float_equal(out[i], want[i], 2e-5);
+    kn->mem_free(kn, pool_k);
+    kn->mem_free(kn, pool_v);
+    kn->mem_free(kn, scratch);
+    free(slot);
+    release(q, nq * heads * dh);
+    release(k, nk * stride);
+    release(v, nk * stride);
+    release(out, nq * heads * dh);
+    release(want, nq * heads * dh);
+}
+
+static void paged_attention_cases(void **state)
+{
+    (void)state;
+    const kernels both[] = {kernels_ref(), kernels_cpu()};
+    const int32_t ones[] = {0, 1, 2, 3}, lengths[] = {0, 1, 33, 33 + 700}, none[] = {0, 1, 1, 2}, parts[] = {0, 5, 5, 305};
+    const int32_t kv[] = {0, 64, 64, 64 + 900};
+    for (int b = 0; b < 2; b++) {
+        paged_on(&both[b], 4, 2, 16, ones, lengths, 3);
+        paged_on(&both[b], 3, 3, 80, ones, lengths, 3);
+        paged_on(&both[b], 2, 1, 6, none, lengths, 3);
+        paged_on(&both[b], 2, 2, 32, parts, kv, 3);
+        paged_on(&both[b], 4, 1, 64, parts, kv, 3);
+    }
+}
+
 static void attention_cases(void **state)
 {
     (void)state;
@@ -674,6 +746,7 @@ static void topk_cases(void **state)
         for (int kind = 0; kind < 60; kind++) {
             const int64_t B = pick(1, 4), T = kind < 5 ? 1 : pick(1, 200), k = kind % 3 == 0 ? 1 : kind % 3 == 1 ? T : pick(1, T);
             float *r = buffer(B * T), *sorted = buffer(T);
+            const int32_t bounds[5] = {0, (int32_t)T, (int32_t)(2 * T), (int32_t)(3 * T), (int32_t)(4 * T)};
             int32_t *index = calloc((size_t)(B * k), sizeof *index), start[5], *rows = calloc((size_t)(B * T), sizeof *rows);
             uint8_t *member = calloc((size_t)(B * T), 1);
             for (int64_t i = 0; i < B * T; i++) /* ties, zeros of both signs, infinities, NaN */
@@ -710,7 +783,8 @@ static void topk_cases(void **state)
                 }
             }
             /* with a limit: the first k of a sequence, the rest counted */
-            const int64_t over = both[b].above(&both[b], rows, start, r, 0.5f, k, B, T);
+            above_args above = {.sequences = B, .limit = k, .row_start = bounds, .logit = r, .threshold = 0.5f, .index = rows, .start = start};
+            const int64_t over = both[b].above(&both[b], &above);
             int64_t passed = 0;
             for (int64_t s = 0; s < B; s++) {
                 int64_t here = 0;
@@ -721,7 +795,18 @@ static void topk_cases(void **state)
                 passed += here;
             }
             assert_int_equal(start[B] + over, passed);
-            assert_int_equal(both[b].above(&both[b], rows, start, r, 0.5f, T, B, T), 0);
+            const float each[4] = {0.5f, -1, 3, -INFINITY};
+            above.thresholds = each;
+            both[b].above(&both[b], &above);
+            for (int64_t s = 0; s < B; s++) {
+                int64_t here = 0;
+                for (int64_t t = 0; t < T; t++)
+                    here += r[s * T + t] > each[s];
+                assert_int_equal(start[s + 1] - start[s], here < k ? here : k);
+            }
+            above.thresholds = NULL;
+            above.limit = T;
+            assert_int_equal(both[b].above(&both[b], &above), 0);
             int32_t n = 0;
             for (int64_t i = 0; i < B * T; i++) {
                 if (i % T == 0)
@@ -880,6 +965,7 @@ int main(void)
         cmocka_unit_test(norm_cases),    cmocka_unit_test(swiglu_cases),        cmocka_unit_test(bias_silu_cases),
         cmocka_unit_test(rowdot_cases),  cmocka_unit_test(scatter_cases),       cmocka_unit_test(cross_entropy_cases),
         cmocka_unit_test(bce_cases),     cmocka_unit_test(embed_cases),         cmocka_unit_test(attention_cases),
+        cmocka_unit_test(paged_attention_cases),
         cmocka_unit_test(gemm_cases),    cmocka_unit_test(rope_cases),          cmocka_unit_test(topk_cases),
         cmocka_unit_test(adamw_cases),   cmocka_unit_test(special_values),      cmocka_unit_test(tables_are_complete),
         cmocka_unit_test(balance_cases), cmocka_unit_test(expert_cases),

@@ -9,9 +9,10 @@
 
 #include <omp.h>
 
-enum { QUERY_BLOCK = 128, QUERY_SPAN = 256, KEY_BLOCK = 512, FEW_QUERIES = 2, ROWS_AHEAD = 32 };
+enum { QUERY_BLOCK = 128, QUERY_SPAN = 256, KEY_BLOCK = 512, FEW_QUERIES = 2, ROWS_AHEAD = 32, SHARES = 8 };
 
 typedef struct sequence_view {
+    int64_t s;     /* which sequence */
     int64_t q0, m; /* first query row, queries */
     int64_t k0, n; /* first key row, keys */
 } sequence_view;
@@ -19,7 +20,7 @@ typedef struct sequence_view {
 static sequence_view view(const attention_args *a, int64_t s)
 {
     const int32_t *kv = a->kv_start ? a->kv_start : a->q_start;
-    return (sequence_view){a->q_start[s], a->q_start[s + 1] - a->q_start[s], kv[s], kv[s + 1] - kv[s]};
+    return (sequence_view){s, a->q_start[s], a->q_start[s + 1] - a->q_start[s], kv[s], kv[s + 1] - kv[s]};
 }
 
 /* The keys that query i of a sequence sees. */
@@ -39,21 +40,24 @@ static int64_t min64(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
-/* Floats of a thread's room: two blocks of scores, or one query's scores against all keys. */
-static size_t room_floats(int64_t keys)
+enum { SCORES = 2 * QUERY_BLOCK * KEY_BLOCK };
+
+/* Floats of a thread's room: two blocks of scores and a block of keys and values out of pages, or one query's scores against all
+ * keys. */
+static size_t room_floats(int64_t keys, int64_t dh)
 {
-    const size_t blocks = 2 * (size_t)QUERY_BLOCK * KEY_BLOCK, row = (size_t)(keys + 16);
+    const size_t blocks = SCORES + 2 * (size_t)KEY_BLOCK * (size_t)dh, row = (size_t)(keys + 16);
     return blocks > row ? blocks : row;
 }
 
 static float *room(const attention_args *a, int64_t keys)
 {
-    return (float *)a->scratch + (size_t)omp_get_thread_num() * room_floats(keys);
+    return (float *)a->scratch + (size_t)omp_get_thread_num() * room_floats(keys, a->head_dim);
 }
 
 size_t cpu_attention_scratch(const kernel_sizes *s)
 {
-    return (size_t)omp_get_max_threads() * room_floats(s->keys) * sizeof(float);
+    return (size_t)omp_get_max_threads() * room_floats(s->keys, s->head_dim) * sizeof(float);
 }
 
 /* One row of scores, n of them visible, becomes exp(score - top); returns the sum. */
@@ -124,12 +128,32 @@ static void softmax_block(softmax_rows *r, float *scores, int64_t rows, int64_t 
     }
 }
 
-/* out [dh] = sum_j p_j v_j, in blocks of columns that stay in registers. */
+/* Keys of a head that lie together: all from key j on, or what its page has of them. */
+typedef struct key_run {
+    const float *k, *v;
+    int64_t n;
+} key_run;
+
+static key_run keys_from(const attention_args *a, const sequence_view *s, int64_t kv_head, int64_t j, int64_t end)
+{
+    int64_t at = kv_head * a->kv_head_stride, n = end - j;
+    if (a->page) {
+        const int64_t row = j % a->page_keys;
+        at += a->page[a->page_start[s->s] + j / a->page_keys] * a->page_stride + row * a->kv_stride;
+        n = min64(n, a->page_keys - row);
+    } else {
+        at += (s->k0 + j) * a->kv_stride;
+    }
+    return (key_run){a->k + at, a->v + at, n};
+}
+
+/* out [dh] += sum_j p_j v_j, in blocks of columns that stay in registers. */
 #define WEIGHTED_SUM(name, LANES)                                                                                      \
     CLONES static void name(float *restrict out, const float *restrict p, const float *restrict v, int64_t stride,     \
                             int64_t n)                                                                                 \
     {                                                                                                                  \
-        float lane[LANES] = {0};                                                                                       \
+        float lane[LANES];                                                                                             \
+        memcpy(lane, out, sizeof lane);                                                                                \
         for (int64_t j = 0; j < n; j++) {                                                                              \
             for (int64_t l = 0; l < LANES; l += 16)                                                                    \
                 __builtin_prefetch(v + (j + ROWS_AHEAD) * stride + l);                                                 \
@@ -153,34 +177,56 @@ static void weighted_sum(float *out, const float *p, const float *v, int64_t str
         weighted_sum_1(out + c, p, v + c, stride, n);
 }
 
-static void prefetch_rows(const float *from, int64_t floats)
+/* p [n] = <q, k_j>. In a page a head's keys are a dense matrix. */
+static void dots(const attention_args *a, const float *q, const key_run *r, float *p)
 {
-    for (int64_t i = 0; i < floats; i += 16)
-        __builtin_prefetch(from + i);
+    const int64_t dh = a->head_dim, stride = a->kv_stride;
+    if (stride == dh)
+        cpu_matvec_rows(&(linear_args){.n = 1, .in = dh, .out = r->n, .x = q, .w = {.data = r->k}, .y = p}, 0, r->n);
+    else
+        for (int64_t j = 0; j < r->n; j++)
+            cpu_matvec_rows(&(linear_args){.n = 1, .in = dh, .out = 1, .x = q, .w = {.data = r->k + j * stride}, .y = p + j}, 0, 1);
 }
 
 /* One query against n keys: one pass over the keys, one over the values, as they lie in memory, where they must be fetched from:
- * the weights of the layers between have driven them out of the caches. So the beginning of what comes next, this head's values
- * and the next one's keys, is asked for a pass ahead. In a cache a head's keys are a dense matrix. */
-static void attend_once(const attention_args *a, int64_t row, int64_t head, const float *k, const float *v, int64_t n,
-                        float *p)
+ * the weights of the layers between have driven them out of the caches. Both loops ask for rows ahead of them, which in a page are the
+ * next head's, that comes next on this thread. */
+static void attend_once(const attention_args *a, const sequence_view *s, int64_t row, int64_t head, int64_t n, float *p)
 {
-    const int64_t dh = a->head_dim, stride = a->kv_stride;
+    const int64_t dh = a->head_dim, kv_head = head / (a->heads / a->kv_heads);
     const float *q = a->q + row * a->q_stride + head * dh;
-    const int64_t ahead = stride * min64(n, ROWS_AHEAD);
-    prefetch_rows(v, ahead);
-    if (stride == dh)
-        cpu_matvec_rows(&(linear_args){.n = 1, .in = dh, .out = n, .x = q, .w = {.data = k}, .y = p}, 0, n);
-    else
-        for (int64_t j = 0; j < n; j++)
-            cpu_matvec_rows(&(linear_args){.n = 1, .in = dh, .out = 1, .x = q, .w = {.data = k + j * stride}, .y = p + j}, 0, 1);
+    float *out = a->out + (row * a->heads + head) * dh;
+    key_run r;
+    for (int64_t j = 0; j < n; j += r.n) {
+        r = keys_from(a, s, kv_head, j, n);
+        dots(a, q, &r, p + j);
+    }
     scale_row(p, a->scale, n);
     const float top = max_of(p, n), sum = exp_row(p, n, top);
     scale_row(p, 1 / sum, n);
     if (a->lse)
         a->lse[row * a->heads + head] = top + logf(sum);
-    prefetch_rows(k + a->kv_head_stride, ahead);
-    weighted_sum(a->out + (row * a->heads + head) * dh, p, v, stride, n, dh);
+    memset(out, 0, (size_t)dh * sizeof *out);
+    for (int64_t j = 0; j < n; j += r.n) {
+        r = keys_from(a, s, kv_head, j, n);
+        weighted_sum(out, p + j, r.v, a->kv_stride, r.n, dh);
+    }
+}
+
+/* The keys [at, at + n) of a head and their values as dense matrices: where they lie, or, out of pages, in `room`. */
+static key_run key_block(const attention_args *a, const sequence_view *s, int64_t kv_head, int64_t at, int64_t n, float *room)
+{
+    const size_t row = (size_t)a->head_dim * sizeof(float);
+    if (!a->page)
+        return keys_from(a, s, kv_head, at, at + n);
+    float *k = room, *v = room + KEY_BLOCK * a->head_dim;
+    key_run r;
+    for (int64_t j = 0; j < n; j += r.n) {
+        r = keys_from(a, s, kv_head, at + j, at + n);
+        memcpy(k + j * a->head_dim, r.k, (size_t)r.n * row);
+        memcpy(v + j * a->head_dim, r.v, (size_t)r.n * row);
+    }
+    return (key_run){k, v, n};
 }
 
 /* QUERY_SPAN queries from `begin` on. Block of keys by block of keys, so that one is fetched once for all of them. */
@@ -189,10 +235,11 @@ static void forward_span(const kernels *kn, const attention_args *a, const seque
 {
     const int64_t block = query_block(s), count = min64(QUERY_SPAN, s->m - begin);
     const int64_t dh = a->head_dim, kv_head = head / (a->heads / a->kv_heads), out_stride = a->heads * dh, q_row = s->q0 + begin;
-    const int64_t kv = s->k0 * a->kv_stride + kv_head * a->kv_head_stride;
     float *out = a->out + q_row * out_stride + head * dh;
     softmax_rows r[2 * QUERY_SPAN / QUERY_BLOCK];
-    for (int64_t at = 0; at < seen_by(a, s, begin + count - 1); at += KEY_BLOCK)
+    const int64_t end = seen_by(a, s, begin + count - 1);
+    for (int64_t at = 0; at < end; at += KEY_BLOCK) {
+        const key_run kv = key_block(a, s, kv_head, at, min64(KEY_BLOCK, end - at), scores + SCORES);
         for (int64_t i = 0; i < count; i += block) {
             const int64_t rows = min64(block, count - i), keys = seen_by(a, s, begin + i + rows - 1), n = min64(KEY_BLOCK, keys - at);
             const visible_keys visible = visible_from(a, s, begin + i, at);
@@ -200,13 +247,13 @@ static void forward_span(const kernels *kn, const attention_args *a, const seque
                 continue;
             cpu_gemm(kn, &(gemm_args){.trans_b = true, .m = rows, .n = n, .k = dh,
                                       .a = a->q + (q_row + i) * a->q_stride + head * dh, .lda = a->q_stride,
-                                      .b = a->k + kv + at * a->kv_stride, .ldb = a->kv_stride, .c = scores, .ldc = n,
+                                      .b = kv.k, .ldb = a->kv_stride, .c = scores, .ldc = n,
                                       .alpha = a->scale});
             softmax_block(&r[i / block], scores, rows, n, &visible, at == 0, out + i * out_stride, out_stride, dh);
-            cpu_gemm(kn, &(gemm_args){.m = rows, .n = dh, .k = n, .a = scores, .lda = n, .b = a->v + kv + at * a->kv_stride,
-                                      .ldb = a->kv_stride, .c = out + i * out_stride, .ldc = out_stride, .alpha = 1,
-                                      .beta = at > 0});
+            cpu_gemm(kn, &(gemm_args){.m = rows, .n = dh, .k = n, .a = scores, .lda = n, .b = kv.v, .ldb = a->kv_stride,
+                                      .c = out + i * out_stride, .ldc = out_stride, .alpha = 1, .beta = at > 0});
         }
+    }
     for (int64_t i = 0; i < count; i++) {
         const softmax_rows *of = &r[i / block];
         scale_row(out + i * out_stride, 1 / of->sum[i % block], dh);
@@ -215,19 +262,17 @@ static void forward_span(const kernels *kn, const attention_args *a, const seque
     }
 }
 
-/* A few queries of each sequence: decoding. A thread takes heads that follow each other. */
+/* A few queries of each sequence: decoding. A thread takes heads that follow each other; of many sequences, which differ in length,
+ * several times some. */
 static void forward_few(const attention_args *a, int64_t keys)
 {
-    const int64_t tasks = a->sequences * a->heads;
-#pragma omp parallel for schedule(static) if (tasks > 1 && keys * tasks > 256)
+    const int64_t tasks = a->sequences * a->heads, share = tasks / omp_get_max_threads();
+    const int64_t chunk = a->sequences == 1 ? share : share / SHARES;
+#pragma omp parallel for schedule(dynamic, chunk > 0 ? chunk : 1) if (tasks > 1 && keys * tasks > 256)
     for (int64_t task = 0; task < tasks; task++) {
         const sequence_view s = view(a, task / a->heads);
-        const int64_t head = task % a->heads, kv_head = head / (a->heads / a->kv_heads);
-        const float *k = a->k + s.k0 * a->kv_stride + kv_head * a->kv_head_stride;
-        const float *v = a->v + s.k0 * a->kv_stride + kv_head * a->kv_head_stride;
-        float *scores = room(a, keys);
         for (int64_t i = 0; i < s.m; i++)
-            attend_once(a, s.q0 + i, head, k, v, seen_by(a, &s, i), scores);
+            attend_once(a, &s, s.q0 + i, task % a->heads, seen_by(a, &s, i), room(a, keys));
     }
 }
 
@@ -357,4 +402,20 @@ void cpu_attention_backward(const kernels *kn, const attention_args *a)
         for (int64_t j = 0; v.m > 0 && j < group; j++)
             backward_head(kn, a, &v, kv_head * group + j, j == 0, room(a, keys));
     }
+}
+
+void cpu_kv_store(const kernels *kn, const kv_store_args *a)
+{
+    (void)kn;
+    const size_t row = (size_t)a->head_dim * sizeof(float);
+    const int64_t chunks = chunk_count(a->n, 2 * a->kv_heads * a->head_dim);
+#pragma omp parallel for if (chunks > 1)
+    for (int64_t c = 0; c < chunks; c++)
+        for (int64_t i = chunk_begin(a->n, c, chunks); i < chunk_begin(a->n, c + 1, chunks); i++)
+            for (int64_t h = 0; h < a->kv_heads; h++) {
+                const int64_t from = i * a->stride + h * a->head_dim, page = a->slot[i] / a->page_keys;
+                const int64_t to = ((page * a->kv_heads + h) * a->page_keys + a->slot[i] % a->page_keys) * a->head_dim;
+                memcpy(a->to_k + to, a->k + from, row);
+                memcpy(a->to_v + to, a->v + from, row);
+            }
 }

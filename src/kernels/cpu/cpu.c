@@ -60,6 +60,7 @@ kernels kernels_cpu(void)
     kn.rope = cpu_rope;
     kn.attention_forward = cpu_attention_forward;
     kn.attention_backward = cpu_attention_backward;
+    kn.kv_store = cpu_kv_store;
     kn.swiglu_forward = cpu_swiglu_forward;
     kn.swiglu_backward = cpu_swiglu_backward;
     kn.bias_silu_forward = cpu_bias_silu_forward;

@@ -120,6 +120,7 @@ void cpu_rope(const kernels *kn, float *x, int64_t stride, int64_t n, int64_t he
 size_t cpu_attention_scratch(const kernel_sizes *s);
 void cpu_attention_forward(const kernels *kn, const attention_args *a);
 void cpu_attention_backward(const kernels *kn, const attention_args *a);
+void cpu_kv_store(const kernels *kn, const kv_store_args *a);
 void cpu_swiglu_forward(const kernels *kn, float *out, const float *gate_up, int64_t n, int64_t f);
 void cpu_swiglu_backward(const kernels *kn, float *dgate_up, const float *dout, const float *gate_up, int64_t n,
                          int64_t f);

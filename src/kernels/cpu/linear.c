@@ -59,7 +59,7 @@ static void widened_product(const kernels *kn, const linear_args *a)
 
 void cpu_linear(const kernels *kn, const linear_args *a)
 {
-    if (a->n <= FEW_ROWS && !a->bf16)
+    if ((a->n <= FEW_ROWS || a->by_row) && !a->bf16)
         cpu_matvec(a);
     else if (a->w.type == WEIGHT_F32)
         kn->gemm(kn, &(gemm_args){.trans_b = true, .m = a->n, .n = a->out, .k = a->in, .a = a->x, .lda = a->in,
