@@ -282,9 +282,9 @@ static void logprobs_are_the_softmaxs(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(draws_are_the_plain_samplers),     cmocka_unit_test(draws_follow_the_options),
-        cmocka_unit_test(odd_logits_and_ties),              cmocka_unit_test(penalties_follow_what_was_chosen),
-        cmocka_unit_test(options_are_checked),              cmocka_unit_test(logprobs_are_the_softmaxs),
+        cmocka_unit_test(draws_are_the_plain_samplers), cmocka_unit_test(draws_follow_the_options),
+        cmocka_unit_test(odd_logits_and_ties),          cmocka_unit_test(penalties_follow_what_was_chosen),
+        cmocka_unit_test(options_are_checked),          cmocka_unit_test(logprobs_are_the_softmaxs),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
