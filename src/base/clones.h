@@ -2,8 +2,9 @@
 #ifndef FATHOM_BASE_CLONES_H
 #define FATHOM_BASE_CLONES_H
 
-/* A name must be unique in the library: clang 14 gives the resolver of a static function external linkage. Sanitizers instrument the
- * resolvers that this makes, which run before they are ready; their builds do without. */
+/* For static functions: clang 14 gives others' callers no plain name. A name must be unique in the library all the same: it gives the resolver of
+ * a static function external linkage. Sanitizers instrument the resolvers that this makes, which run before they are ready; their builds do
+ * without. */
 #if !defined(__x86_64__) || defined(FATHOM_NO_CLONES)
 #define CLONES
 #elif defined(__clang__)

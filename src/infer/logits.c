@@ -11,7 +11,7 @@ enum { LANES = 16, BLOCK = 256 };
 /* Above exp(-87); below it floats lose their precision and processors their speed. */
 static const float LEAST = 1.7e-38f;
 
-CLONES static float logits_block_largest(const float *logits, int64_t n)
+CLONES static float largest_of_block(const float *logits, int64_t n)
 {
     float lane[LANES], top = -INFINITY;
     int64_t i = 0;
@@ -32,7 +32,7 @@ int32_t logits_largest(const float *logits, int64_t n)
     float top = -INFINITY;
     int64_t at = 0;
     for (int64_t begin = 0; begin < n; begin += BLOCK) {
-        const float block = logits_block_largest(logits + begin, n - begin < BLOCK ? n - begin : BLOCK);
+        const float block = largest_of_block(logits + begin, n - begin < BLOCK ? n - begin : BLOCK);
         at = block > top ? begin : at;
         top = block > top ? block : top;
     }
@@ -65,9 +65,8 @@ static inline float exp_below(float x)
     return (float)(p * u.d);
 }
 
-CLONES void logits_exp(const float *logits, int64_t n, float top, float temperature, float floor, float *out)
+CLONES static void exp_of_logits(const float *logits, int64_t n, float top, float temperature, float least, float *out)
 {
-    const float least = floor > LEAST ? floor : LEAST;
 #pragma omp simd
     for (int64_t i = 0; i < n; i++) {
         const float e = exp_below((logits[i] - top) / temperature);
@@ -75,7 +74,12 @@ CLONES void logits_exp(const float *logits, int64_t n, float top, float temperat
     }
 }
 
-CLONES int64_t logits_count(const float *values, int64_t n, float least)
+void logits_exp(const float *logits, int64_t n, float top, float temperature, float floor, float *out)
+{
+    exp_of_logits(logits, n, top, temperature, floor > LEAST ? floor : LEAST, out);
+}
+
+CLONES static int64_t count_from(const float *values, int64_t n, float least)
 {
     int64_t count = 0;
     for (int64_t begin = 0; begin < n; begin += BLOCK) {
@@ -88,7 +92,12 @@ CLONES int64_t logits_count(const float *values, int64_t n, float least)
     return count;
 }
 
-CLONES double logits_sum(const float *values, int64_t n)
+int64_t logits_count(const float *values, int64_t n, float least)
+{
+    return count_from(values, n, least);
+}
+
+CLONES static double sum_of_lanes(const float *values, int64_t n)
 {
     double lane[LANES] = {0}, sum = 0;
     int64_t i = 0;
@@ -100,6 +109,11 @@ CLONES double logits_sum(const float *values, int64_t n)
     for (; i < n; i++)
         sum += (double)values[i];
     return sum;
+}
+
+double logits_sum(const float *values, int64_t n)
+{
+    return sum_of_lanes(values, n);
 }
 
 /* --- log-probabilities --- */

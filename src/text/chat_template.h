@@ -6,9 +6,10 @@
  *
  * with Llama 3's contents trimmed. What some templates add unasked (a default system message, today's date, tools) is not added.
  *
- * Markers are single ids where the tokenizer has them as added tokens, and ordinary text where it has not, as in the byte tokenizer. In roles and contents
- * special tokens are not recognised: a message that holds "<|im_end|>" holds ten characters, and ends nothing. (With a tokenizer for which
- * markers are text, nothing can tell them apart.) */
+ * Markers are single ids where the tokenizer has them as added tokens, and ordinary text where it has not, as in the byte tokenizer. In
+ * contents special tokens are not recognised: a message that holds "<|im_end|>" holds ten characters, and ends nothing. (With a tokenizer
+ * for which markers are text, nothing can tell them apart.)
+ */
 #ifndef FATHOM_TEXT_CHAT_TEMPLATE_H
 #define FATHOM_TEXT_CHAT_TEMPLATE_H
 
