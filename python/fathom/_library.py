@@ -26,9 +26,15 @@ class CModelInfo(ctypes.Structure):
                 ("ffn", c_int64), ("max_tokens", c_int64), ("params", c_int64), ("routed_layers", c_int64)]
 
 
+class CLogitBias(ctypes.Structure):
+    _fields_ = [("id", c_int32), ("bias", c_float)]
+
+
 class CGenerateOptions(ctypes.Structure):
     _fields_ = [("max_tokens", c_int64), ("temperature", c_float), ("top_k", c_int32), ("top_p", c_float), ("min_p", c_float),
-                ("seed", c_uint64), ("stop", ctypes.POINTER(ctypes.c_char_p)), ("stop_count", c_size_t), ("budget", c_double)]
+                ("seed", c_uint64), ("stop", ctypes.POINTER(ctypes.c_char_p)), ("stop_count", c_size_t), ("budget", c_double),
+                ("presence_penalty", c_float), ("frequency_penalty", c_float), ("logit_bias", ctypes.POINTER(CLogitBias)),
+                ("logit_bias_count", c_size_t)]
 
 
 class CGenerateStats(ctypes.Structure):
@@ -44,8 +50,9 @@ class CTraceStage(ctypes.Structure):
     _fields_ = [("layer", c_int64), ("unit", ctypes.c_char_p), ("count", c_int64), ("selected", c_void_p), ("weights", c_void_p)]
 
 
-STRUCTURES = {"fathom_error": CError, "fathom_model_info": CModelInfo, "fathom_generate_options": CGenerateOptions,
-              "fathom_generate_stats": CGenerateStats, "fathom_loss_result": CLossResult, "fathom_trace_stage": CTraceStage}
+STRUCTURES = {"fathom_error": CError, "fathom_model_info": CModelInfo, "fathom_logit_bias": CLogitBias,
+              "fathom_generate_options": CGenerateOptions, "fathom_generate_stats": CGenerateStats, "fathom_loss_result": CLossResult,
+              "fathom_trace_stage": CTraceStage}
 
 PROTOTYPES = """
 const char *fathom_version(void);

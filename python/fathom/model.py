@@ -3,13 +3,13 @@ from __future__ import annotations
 
 import ctypes
 import os
-from typing import NamedTuple, Sequence
+from typing import Mapping, NamedTuple, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ._handle import Handle
-from ._library import CGenerateOptions, CLossResult, CTraceStage, call, library
+from ._library import CGenerateOptions, CLogitBias, CLossResult, CTraceStage, call, library
 from ._text import Ids, decode, encode, ids_array, integer, path_bytes, routing_code
 from .errors import InvalidArgumentError
 from .generation import Generation
@@ -129,21 +129,26 @@ class Model:
         return Trace(routing, array, loss, tuple(layers))
 
     def generate(self, prompt: str | bytes, *, max_tokens: int = 128, temperature: float = 0.8, top_k: int = 0, top_p: float = 1.0,
-                 min_p: float = 0.0, seed: int = 1, stop: str | Sequence[str] = (), budget: float = 0.0) -> Generation:
+                 min_p: float = 0.0, seed: int = 1, stop: str | Sequence[str] = (), budget: float = 0.0, presence_penalty: float = 0.0,
+                 frequency_penalty: float = 0.0, logit_bias: Mapping[int, float] | None = None) -> Generation:
         """Continues the prompt: an iterator of pieces of text, whole characters each.
 
         max_tokens: new tokens at most. temperature: 0 = the likeliest token each time. top_k: sample among so many likeliest, 0 = off;
         top_p: among the likeliest with that probability together; min_p: drop tokens below min_p times the likeliest one's probability.
         stop: end before any of these texts. budget: route this mean share of tokens, where `fathom calibrate` has prepared the model;
-        0 = the model's own. The same seed gives the same text.
+        0 = the model's own. presence_penalty (-2 to 2) is taken off the logit of every token that was generated, frequency_penalty as often
+        as it was; logit_bias maps ids to what is added to their logits, -inf: never. The same seed gives the same text.
         """
         texts = [text.encode() for text in ([stop] if isinstance(stop, str) else stop)]
         if any(b"\0" in text for text in texts):
             raise InvalidArgumentError("stop: a stop text has no NUL")
+        biases = [(integer("logit_bias", id, 0, 2**31 - 1), bias) for id, bias in (logit_bias or {}).items()]
         options = CGenerateOptions(
             max_tokens=integer("max_tokens", max_tokens, 1, 2**63 - 1), temperature=temperature,
             top_k=integer("top_k", top_k, 0, 2**31 - 1), top_p=top_p, min_p=min_p, seed=integer("seed", seed, 0, 2**64 - 1),
-            stop=(ctypes.c_char_p * len(texts))(*texts), stop_count=len(texts), budget=budget)
+            stop=(ctypes.c_char_p * len(texts))(*texts), stop_count=len(texts), budget=budget,
+            presence_penalty=presence_penalty, frequency_penalty=frequency_penalty, logit_bias=(CLogitBias * len(biases))(*biases),
+            logit_bias_count=len(biases))
         return Generation(self._handle, prompt.encode() if isinstance(prompt, str) else bytes(prompt), options)
 
     def session(self, max_tokens: int = 0, budget: float = 0.0) -> Session:

@@ -10,7 +10,7 @@ typedef struct generate_command {
     const char *prompt;
     option_list stop;
     int64_t max_tokens, top_k, seed, threads;
-    double temperature, top_p, min_p, budget;
+    double temperature, top_p, min_p, presence_penalty, frequency_penalty, budget;
     bool json;
     char *text; /* collected for --json */
     size_t length;
@@ -95,6 +95,8 @@ int command_generate(int argc, char **argv)
         {OPTION_INTEGER, "top-k", &c.top_k, "N", "sample among the N likeliest, 0 = off (0)"},
         {OPTION_NUMBER, "top-p", &c.top_p, "X", "sample among the likeliest with probability X together (1)"},
         {OPTION_NUMBER, "min-p", &c.min_p, "X", "drop tokens below X times the likeliest one's probability (0)"},
+        {OPTION_NUMBER, "presence-penalty", &c.presence_penalty, "X", "taken off the logit of each token that was generated, -2 to 2 (0)"},
+        {OPTION_NUMBER, "frequency-penalty", &c.frequency_penalty, "X", "the same times how often it was generated (0)"},
         {OPTION_INTEGER, "seed", &c.seed, "N", "of the sampling (1)"},
         {OPTION_NUMBER, "budget", &c.budget, "X", "route this mean share of tokens; needs fathom calibrate (the model's own)"},
         {OPTION_LIST, "stop", &c.stop, "TEXT...", "end before any of these texts"},
@@ -123,7 +125,7 @@ int command_generate(int argc, char **argv)
     const fathom_generate_options options = {
         .max_tokens = c.max_tokens, .temperature = (float)c.temperature, .top_k = (int32_t)c.top_k, .top_p = (float)c.top_p,
         .min_p = (float)c.min_p, .seed = (uint64_t)c.seed, .stop = c.stop.items, .stop_count = c.stop.count,
-        .budget = c.budget};
+        .budget = c.budget, .presence_penalty = (float)c.presence_penalty, .frequency_penalty = (float)c.frequency_penalty};
     status = fathom_model_load(parsed.positional[0], (int)c.threads, &loaded, &err);
     if (status == FATHOM_OK)
         status = fathom_generate(loaded, c.prompt, strlen(c.prompt), &options, c.json ? collect_piece : print_piece, &c,

@@ -1,95 +1,22 @@
 /* Text from a prompt: prefill, then sample and append token by token, handing out whole UTF-8 characters and never any part
  * of a stop text. A token is appended when the next one is asked for, so that the last one's logits are never computed. */
 #include <stdlib.h>
-#include <string.h>
 
 #include "base/timing.h"
 #include "infer/sampler.h"
 #include "infer/session.h"
-#include "text/unicode.h"
-
-/* Text that was generated: what the caller may see until it asks for more, then what is held back. */
-typedef struct stream {
-    const fathom_generate_options *options;
-    char *pending;
-    size_t length, capacity;
-    size_t ready; /* bytes that the caller may see */
-    bool done;
-} stream;
+#include "infer/text_stream.h"
 
 struct fathom_generation {
     const fathom_model *model;
     fathom_session *session;
     sampler pick;
-    stream out;
+    text_stream out;
     id_list prompt; /* until it is appended */
     int32_t last;   /* sampled, not yet appended */
+    int64_t max_tokens;
     fathom_generate_stats stats;
 };
-
-/* Bytes at the end that are the beginning of a stop text. */
-static size_t begun_stop(const stream *s)
-{
-    size_t longest = 0;
-    for (size_t i = 0; i < s->options->stop_count; i++) {
-        const size_t size = strlen(s->options->stop[i]);
-        for (size_t n = size > s->length ? s->length : size - (size > 0); n > longest; n--)
-            if (memcmp(s->pending + s->length - n, s->options->stop[i], n) == 0)
-                longest = n;
-    }
-    return longest;
-}
-
-static bool find_stop(const stream *s, size_t *at)
-{
-    bool found = false;
-    for (size_t i = 0; i < s->options->stop_count; i++) {
-        const size_t size = strlen(s->options->stop[i]);
-        const char *hit = size ? memmem(s->pending, s->length, s->options->stop[i], size) : NULL;
-        if (hit && (!found || (size_t)(hit - s->pending) < *at)) {
-            *at = (size_t)(hit - s->pending);
-            found = true;
-        }
-    }
-    return found;
-}
-
-static fathom_status stream_add(stream *s, const char *text, size_t bytes, fathom_error *err)
-{
-    if (s->length + bytes > s->capacity) {
-        const size_t capacity = 2 * (s->length + bytes) + 64;
-        char *grown = realloc(s->pending, capacity);
-        if (!grown)
-            return status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
-        s->pending = grown;
-        s->capacity = capacity;
-    }
-    memcpy(s->pending + s->length, text, bytes);
-    s->length += bytes;
-    s->done = find_stop(s, &s->ready);
-    if (!s->done) {
-        const size_t utf8 = utf8_unfinished(s->pending, s->length), stop = begun_stop(s);
-        s->ready = s->length - (utf8 > stop ? utf8 : stop);
-    }
-    return FATHOM_OK;
-}
-
-/* Forgets what the caller has seen. */
-static void stream_advance(stream *s)
-{
-    if (s->ready == 0)
-        return;
-    s->length -= s->ready;
-    memmove(s->pending, s->pending + s->ready, s->length);
-    s->ready = 0;
-}
-
-/* No more text will come: nothing is held back any longer. */
-static void stream_end(stream *s)
-{
-    s->ready = s->length;
-    s->done = true;
-}
 
 fathom_generate_options fathom_generate_defaults(void)
 {
@@ -122,10 +49,12 @@ fathom_status fathom_generation_new(const fathom_model *model, const char *promp
     if (!g)
         return status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
     g->model = model;
-    g->out.options = options;
+    g->max_tokens = options->max_tokens;
     fathom_status status = prompt_ids(model, prompt, prompt_bytes, options->max_tokens, &g->prompt, err);
     if (status == FATHOM_OK)
         status = sampler_init(&g->pick, options, model->m.config.vocab, err);
+    if (status == FATHOM_OK)
+        status = text_stream_init(&g->out, options->stop, options->stop_count, err);
     if (status == FATHOM_OK)
         status = fathom_session_new(model, (int64_t)g->prompt.count + options->max_tokens - 1, &g->session, err);
     if (status == FATHOM_OK)
@@ -145,7 +74,7 @@ void fathom_generation_free(fathom_generation *g)
         return;
     fathom_session_free(g->session);
     sampler_free(&g->pick);
-    free(g->out.pending);
+    text_stream_free(&g->out);
     id_list_free(&g->prompt);
     free(g);
 }
@@ -170,16 +99,16 @@ static fathom_status sample(fathom_generation *g, fathom_error *err)
     const double began = timing_now();
     g->last = sampler_next(&g->pick, fathom_session_logits(g->session));
     if (g->last == g->model->m.config.eos_id) {
-        stream_end(&g->out);
+        text_stream_end(&g->out);
         return FATHOM_OK;
     }
     g->stats.tokens++;
     size_t bytes;
     const char *text = tokenizer_text(g->model->tok, g->last, &bytes);
     if (text) /* ids past the tokenizer's vocabulary (padding of the embedding) have no text */
-        TRY(stream_add(&g->out, text, bytes, err));
-    if (!g->out.done && g->stats.tokens == g->out.options->max_tokens)
-        stream_end(&g->out);
+        TRY(text_stream_add(&g->out, text, bytes, err));
+    if (!g->out.done && g->stats.tokens == g->max_tokens)
+        text_stream_end(&g->out);
     g->stats.decode_seconds += timing_now() - began;
     return FATHOM_OK;
 }
@@ -190,7 +119,7 @@ fathom_status fathom_generation_next(fathom_generation *g, const char **text, si
     *bytes = 0;
     if (g->out.done)
         return FATHOM_OK;
-    stream_advance(&g->out);
+    text_stream_advance(&g->out);
     fathom_status status = append_last(g, err);
     if (status == FATHOM_OK)
         status = sample(g, err);

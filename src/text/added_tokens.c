@@ -121,7 +121,7 @@ bool added_search_next(added_search *s, added_match *out)
         const unsigned char first = (unsigned char)s->text[begin];
         const added_token *t = s->set->begin[first] == s->set->begin[first + 1] ? NULL : longest(s->set, s->text + begin, s->bytes - begin);
         s->at += t ? t->text.bytes : 1;
-        if (!t || (t->single_word && !stands_alone(s, begin, s->at)))
+        if (!t || (s->ordinary && t->special) || (t->single_word && !stands_alone(s, begin, s->at)))
             continue;
         *out = (added_match){t->lstrip ? spaces_before(s, begin) : begin, t->rstrip ? spaces_behind(s, s->at) : s->at, t->id};
         s->done = out->end;

@@ -34,6 +34,7 @@ typedef struct added_match {
 typedef struct added_search {
     const added_set *set;
     const char *text; /* valid UTF-8 */
+    bool ordinary;    /* special tokens are passed over: their text is text */
     size_t bytes, at, done; /* done: behind the last match */
     size_t spaces, spaces_end; /* the white space last looked through to the right: each is passed over once */
 } added_search;

@@ -22,7 +22,8 @@ struct encoder {
     bpe_scratch scratch;
     text_buffer normalized, spaced;
     word *words; /* [WORDS] */
-    id_list *out; /* of the call in progress */
+    id_list *out;  /* of the call in progress, */
+    bool ordinary; /* and whether special tokens are text in it */
 };
 
 void encoder_free(encoder *e)
@@ -124,7 +125,7 @@ typedef fathom_status (*text_between)(encoder *e, const char *text, size_t bytes
 /* The ids of the set's tokens, and what is between them to `between`. */
 static fathom_status add_found(encoder *e, const added_set *set, const char *text, size_t bytes, text_between between, fathom_error *err)
 {
-    added_search s = {.set = set, .text = text, .bytes = bytes};
+    added_search s = {.set = set, .text = text, .bytes = bytes, .ordinary = e->ordinary};
     size_t done = 0;
     for (added_match m; added_search_next(&s, &m); done = m.end) {
         if (m.begin > done)
@@ -145,11 +146,8 @@ static fathom_status add_normalized(encoder *e, const char *text, size_t bytes, 
     return add_found(e, &e->t->normal, text, bytes, add_plain, err);
 }
 
-fathom_status encoder_add(encoder *e, const char *text, size_t bytes, bool special, id_list *out, fathom_error *err)
+static fathom_status add_text(encoder *e, const char *text, size_t bytes, fathom_error *err)
 {
-    e->out = out;
-    if (special)
-        TRY(add_ids(out, e->t->before.ids, e->t->before.count, err));
     for (size_t at = 0; at < bytes;) {
         const size_t valid = utf8_valid(text + at, bytes - at);
         if (valid > 0)
@@ -157,10 +155,27 @@ fathom_status encoder_add(encoder *e, const char *text, size_t bytes, bool speci
         at += valid;
         if (at < bytes) {
             const int32_t id = bpe_byte(e->t->words, (unsigned char)text[at++]);
-            TRY(add_ids(out, &id, 1, err));
+            TRY(add_ids(e->out, &id, 1, err));
         }
     }
+    return FATHOM_OK;
+}
+
+fathom_status encoder_add(encoder *e, const char *text, size_t bytes, bool special, id_list *out, fathom_error *err)
+{
+    e->out = out;
+    e->ordinary = false;
+    if (special)
+        TRY(add_ids(out, e->t->before.ids, e->t->before.count, err));
+    TRY(add_text(e, text, bytes, err));
     return special ? add_ids(out, e->t->behind.ids, e->t->behind.count, err) : FATHOM_OK;
+}
+
+fathom_status encoder_add_ordinary(encoder *e, const char *text, size_t bytes, id_list *out, fathom_error *err)
+{
+    e->out = out;
+    e->ordinary = true;
+    return add_text(e, text, bytes, err);
 }
 
 void tokenizer_special_counts(const tokenizer *t, size_t *before, size_t *behind)

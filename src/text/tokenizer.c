@@ -142,6 +142,18 @@ const char *tokenizer_text(const tokenizer *t, int32_t id, size_t *bytes)
     return text.text;
 }
 
+int32_t tokenizer_added(const tokenizer *t, const char *text, size_t bytes)
+{
+    const added_set *const sets[] = {&t->raw, &t->normal};
+    for (int i = 0; i < 2; i++) {
+        added_search s = {.set = sets[i], .text = text, .bytes = bytes};
+        added_match found;
+        if (added_search_next(&s, &found) && found.begin == 0 && found.end == bytes)
+            return found.id;
+    }
+    return -1;
+}
+
 fathom_status id_list_reserve(id_list *l, size_t more, fathom_error *err)
 {
     const size_t most = PTRDIFF_MAX / sizeof *l->ids;

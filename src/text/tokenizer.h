@@ -21,6 +21,8 @@ bool tokenizer_same(const tokenizer *a, const tokenizer *b);
 void tokenizer_free(tokenizer *t);
 /* The highest id + 1; there may be ids without text below it. */
 int64_t tokenizer_vocab(const tokenizer *t);
+/* The id of the added token that is spelled so; -1 where there is none. */
+int32_t tokenizer_added(const tokenizer *t, const char *text, size_t bytes);
 /* The bytes of one id, borrowed; NULL for an id outside the vocabulary. */
 const char *tokenizer_text(const tokenizer *t, int32_t id, size_t *bytes);
 
@@ -39,6 +41,8 @@ void encoder_free(encoder *e);
 /* Appends the text's ids; special: with those that the post-processor puts before and behind. Bytes that are not UTF-8 become their
  * bytes' tokens. On failure the list holds some of them. */
 fathom_status encoder_add(encoder *e, const char *text, size_t bytes, bool special, id_list *out, fathom_error *err);
+/* The same without the post-processor, for text from anybody: what spells a special token is text in it. */
+fathom_status encoder_add_ordinary(encoder *e, const char *text, size_t bytes, id_list *out, fathom_error *err);
 /* How many ids the post-processor puts before and behind. */
 void tokenizer_special_counts(const tokenizer *t, size_t *before, size_t *behind);
 /* The same with an encoder of its own. */

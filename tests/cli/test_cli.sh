@@ -167,6 +167,8 @@ refuses "unknown routing" 2 "--routing: best" "$fathom" eval "$work/run" --data 
 refuses "prompt too long" 1 "at most 32" "$fathom" generate "$work/run" --prompt "$(cat "$work/short.txt" "$work/options.json")" --max-tokens 9
 refuses "empty prompt" 1 "prompt" "$fathom" generate "$work/run" --prompt ""
 refuses "temperature" 1 "temperature" "$fathom" generate "$work/run" --prompt a --max-tokens 4 --temperature -1
+refuses "presence penalty" 1 "presence_penalty" "$fathom" generate "$work/run" --prompt a --max-tokens 4 --presence-penalty 3
+refuses "frequency penalty" 1 "frequency_penalty" "$fathom" generate "$work/run" --prompt a --max-tokens 4 --frequency-penalty -3
 
 # Hostile model files, each a copy of the run with one thing broken.
 broken() { rm -rf "$work/bad" && cp -r "$work/run" "$work/bad"; }

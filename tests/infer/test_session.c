@@ -3,7 +3,6 @@
 #include <math.h>
 #include <stdio.h>
 
-#include "infer/sampler.h"
 #include "infer/session.h"
 #include "model/tiny.h"
 
@@ -156,47 +155,6 @@ static void bad_tokens_are_refused(void **state)
     release(&owner);
 }
 
-static sampler make_sampler(fathom_generate_options o, int64_t vocab)
-{
-    sampler s;
-    fathom_error err;
-    if (sampler_init(&s, &o, vocab, &err) != FATHOM_OK)
-        fail_msg("%s", err.message);
-    return s;
-}
-
-static void sampler_follows_its_options(void **state)
-{
-    (void)state;
-    const float logits[] = {logf(0.5f), logf(0.3f), logf(0.15f), logf(0.05f)};
-    const struct {
-        fathom_generate_options o;
-        double expected[4];
-    } cases[] = {
-        {{.temperature = 0, .top_p = 1}, {1, 0, 0, 0}},
-        {{.temperature = 1, .top_p = 1}, {0.5, 0.3, 0.15, 0.05}},
-        {{.temperature = 1, .top_p = 1, .top_k = 2}, {0.625, 0.375, 0, 0}},
-        {{.temperature = 1, .top_p = 0.9f}, {0.5 / 0.95, 0.3 / 0.95, 0.15 / 0.95, 0}},
-        {{.temperature = 1, .top_p = 1, .min_p = 0.2f}, {0.5 / 0.95, 0.3 / 0.95, 0.15 / 0.95, 0}},
-        {{.temperature = 0.5f, .top_p = 1}, {0.25 / 0.365, 0.09 / 0.365, 0.0225 / 0.365, 0.0025 / 0.365}},
-    };
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        sampler s = make_sampler(cases[i].o, 4);
-        double count[4] = {0};
-        const int draws = 20000;
-        for (int j = 0; j < draws; j++)
-            count[sampler_next(&s, logits)]++;
-        for (int j = 0; j < 4; j++)
-            assert_float_equal(count[j] / draws, cases[i].expected[j], 0.015);
-        sampler_free(&s);
-    }
-    sampler s = make_sampler((fathom_generate_options){.temperature = 1, .top_p = 1}, 3);
-    const float nothing[] = {NAN, NAN, NAN}, one[] = {NAN, 2, -INFINITY};
-    assert_int_equal(sampler_next(&s, nothing), 0);
-    assert_int_equal(sampler_next(&s, one), 1);
-    sampler_free(&s);
-}
-
 typedef struct collected {
     char text[4096];
     size_t length;
@@ -313,10 +271,9 @@ static void pieces_are_asked_for(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(prefill_equals_steps),          cmocka_unit_test(the_future_changes_nothing),
-        cmocka_unit_test(the_cache_holds_routed_tokens), cmocka_unit_test(bad_tokens_are_refused),
-        cmocka_unit_test(sampler_follows_its_options),   cmocka_unit_test(generate_stops_where_it_should),
-        cmocka_unit_test(pieces_are_asked_for),
+        cmocka_unit_test(prefill_equals_steps),           cmocka_unit_test(the_future_changes_nothing),
+        cmocka_unit_test(the_cache_holds_routed_tokens),  cmocka_unit_test(bad_tokens_are_refused),
+        cmocka_unit_test(generate_stops_where_it_should), cmocka_unit_test(pieces_are_asked_for),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

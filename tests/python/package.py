@@ -57,7 +57,8 @@ def compile_and_run(source):
 def test_structures_are_the_headers():
     header = (ROOT / "include/fathom.h").read_text()
     declared = set(re.findall(r"typedef struct (\w+) \{", header))
-    assert declared == set(_library.STRUCTURES), declared ^ set(_library.STRUCTURES)
+    engine = {"fathom_engine_options", "fathom_logprob", "fathom_event", "fathom_engine_request", "fathom_engine_stats"}  # not in the package
+    assert declared - engine == set(_library.STRUCTURES), declared ^ set(_library.STRUCTURES)
     lines, wanted = [], []
     for name, twin in _library.STRUCTURES.items():
         body = re.sub(r"/\*.*?\*/", "", re.search(rf"typedef struct {name} \{{(.*?)\n\}} {name};", header, re.S).group(1), flags=re.S)
@@ -106,9 +107,9 @@ def test_statuses_and_routings_are_the_headers():
 def test_defaults_are_the_headers():
     defaults = _library.library.fathom_generate_defaults()
     ours = fathom.Model.generate.__kwdefaults__
-    for name in ("max_tokens", "temperature", "top_k", "top_p", "min_p", "seed", "budget"):
+    for name in ("max_tokens", "temperature", "top_k", "top_p", "min_p", "seed", "budget", "presence_penalty", "frequency_penalty"):
         assert np.float32(ours[name]) == np.float32(getattr(defaults, name)), name
-    assert ours["stop"] == () and defaults.stop_count == 0
+    assert ours["stop"] == () and defaults.stop_count == 0 and ours["logit_bias"] is None and defaults.logit_bias_count == 0
 
 
 def test_version_is_the_headers():
@@ -287,7 +288,8 @@ def test_routes_are_inspects():
 
 
 def test_text_is_the_command_lines():
-    for options in ({"temperature": 0}, {"seed": 7, "top_k": 5, "top_p": 0.9, "min_p": 0.01, "temperature": 1.2}):
+    for options in ({"temperature": 0}, {"seed": 7, "top_k": 5, "top_p": 0.9, "min_p": 0.01, "temperature": 1.2},
+                    {"temperature": 0, "presence_penalty": 1.5, "frequency_penalty": 0.25}):
         arguments = [part for key, value in options.items() for part in (f"--{key.replace('_', '-')}", str(value))]
         wanted = cli("generate", "run", "--prompt", PROMPT, "--max-tokens", "100", *arguments)
         generation = MODEL.generate(PROMPT, max_tokens=100, **options)
@@ -295,6 +297,19 @@ def test_text_is_the_command_lines():
         assert generation.stats.tokens == wanted["tokens"] and generation.stats.kv_bytes == wanted["kv_bytes"]
         assert generation.stats.prompt_tokens == len(PROMPT.encode()) and generation.stats.decode_seconds > 0
         assert list(generation) == []
+
+
+def test_biases_and_penalties():
+    text = lambda **options: "".join(MODEL.generate(PROMPT, max_tokens=60, temperature=0, **options))
+    plain = text()
+    assert text(presence_penalty=2, frequency_penalty=2) != plain
+    unwanted = MODEL.encode(plain[0])[0]
+    assert text(logit_bias={unwanted: float("-inf")})[0] != plain[0]
+    assert text(logit_bias={ord("q"): 1000}) == "q" * 60
+    for options, word in (({"presence_penalty": 3}, "presence_penalty"), ({"frequency_penalty": float("nan")}, "frequency_penalty"),
+                          ({"logit_bias": {MODEL.info.vocab: 1}}, "logit_bias"), ({"logit_bias": {-1: 1}}, "logit_bias"),
+                          ({"logit_bias": {1: float("nan")}}, "logit_bias")):
+        raises(fathom.InvalidArgumentError, word, text, **options)
 
 
 def test_pieces_are_whole_characters():

@@ -1,4 +1,4 @@
-/* Shared by the files of the CPU backend: run-time choice of the instruction set, and how rows are cut into chunks.
+/* Shared by the files of the CPU backend: how rows are cut into chunks, and functions of one number.
  *
  * Work on n rows is cut into at most MAX_CHUNKS chunks, a number that depends on n alone; sums over rows are kept per chunk
  * and added in the order of the chunks. So results do not depend on the number of threads. */
@@ -9,18 +9,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "base/clones.h"
 #include "kernels/kernels.h"
-
-/* One binary, the best loop each processor has. A name must be unique in the library: clang 14 gives the resolver of a static
- * function external linkage. Sanitizers instrument the resolvers that this makes, which run before they
- * are ready; their builds do without. */
-#if !defined(__x86_64__) || defined(FATHOM_NO_CLONES)
-#define CLONES
-#elif defined(__clang__)
-#define CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#endif
 
 enum { MAX_CHUNKS = 32 };
 
