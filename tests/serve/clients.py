@@ -313,7 +313,9 @@ def queue(s):
         time.sleep(0.02)
     status, r, headers = s.ask("POST", "/v1/completions", SLOW)
     check("a full queue: 429", status == 429 and headers["Retry-After"] and r["error"]["type"] == "rate_limit_error", (status, r))
-    check("waiting and active", (s.metric("fathom_sequences_active"), s.metric("fathom_sequences_waiting")) == (1, 2))
+    s.wait_metric("fathom_sequences_active", 1)
+    counts = s.metric("fathom_sequences_active"), s.metric("fathom_sequences_waiting")
+    check("waiting and active", counts == (1, 2), counts)
     status, r = s.complete(prompt=["a"] * 4)
     check("more than the queue ever holds: 400", status == 400 and r["error"]["param"] == "prompt", r)
     for c in clients:
