@@ -2,7 +2,7 @@
 # Installs the Debian packages that fathom needs and this machine lacks. setup.sh build | study | test | interop | tsan | fuzz
 set -eu
 
-build="gcc libc6-dev cmake make pkg-config libdnnl-dev libjansson-dev libpcre2-dev libutf8proc-dev"
+build="gcc libc6-dev cmake make pkg-config libdnnl-dev libjansson-dev libpcre2-dev libutf8proc-dev libmicrohttpd-dev"
 tests="libcmocka-dev python3 python3-torch python3-numpy chromium chromium-driver python3-selenium fonts-dejavu-core gnuplot-nox"
 
 case "${1:-}" in

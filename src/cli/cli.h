@@ -20,6 +20,7 @@ int command_calibrate(int argc, char **argv);
 int command_inspect(int argc, char **argv);
 int command_convert(int argc, char **argv);
 int command_isoflop(int argc, char **argv);
+int command_serve(int argc, char **argv);
 int command_tokenizer(int argc, char **argv);
 int command_tokenize(int argc, char **argv);
 

@@ -11,6 +11,7 @@ static const struct {
     {"train", "train a plain or Mixture-of-Depths model on text", command_train},
     {"eval", "loss, perplexity and bits per byte of a model on text", command_eval},
     {"generate", "continue a prompt", command_generate},
+    {"serve", "answer OpenAI's API over HTTP, many requests at once", command_serve},
     {"flops", "count a model's FLOPs, beside the plain model's", command_flops},
     {"inspect", "show which token went through which block", command_inspect},
     {"calibrate", "prepare a model for several compute budgets", command_calibrate},

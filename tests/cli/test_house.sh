@@ -22,6 +22,7 @@ allowed model base kernels format text
 allowed train base kernels model text format
 allowed infer base kernels model text format
 allowed inspect base kernels model text format train infer
+allowed serve base kernels model text format infer
 allowed study base kernels model text format train
 check "only gemm.c sees the matrix library" test "$(grep -rlE '#include <(dnnl|cblas)' src)" = src/kernels/cpu/gemm.c
 check "the library does not print or exit" sh -c "! grep -rnE '\\b(printf|puts|putchar|perror|exit|abort)\\(|stderr|stdout' src --include=*.c --include=*.h | grep -v '^src/cli/' | grep -vE 'vsnprintf|snprintf'"

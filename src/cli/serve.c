@@ -1,0 +1,234 @@
+/* fathom serve */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "base/timing.h"
+#include "cli/cli.h"
+#include "serve/server.h"
+
+enum { TICK_MS = 100, FILES_BESIDE = 64 }; /* descriptors that are not connections */
+
+typedef struct serve_command {
+    server_options options;
+    int64_t port, threads, kv_memory;
+    const char *dir, *log, *chat_template;
+    double shutdown_timeout;
+    bool quiet;
+} serve_command;
+
+/* Ctrl-C and termination reach nobody but take_signal: no handler ever runs on a thread that computes. Before the first thread. */
+static sigset_t block_signals(void)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGTERM);
+    sigaction(SIGINT, &(struct sigaction){.sa_handler = SIG_DFL}, NULL);
+    sigaction(SIGTERM, &(struct sigaction){.sa_handler = SIG_DFL}, NULL);
+    sigaction(SIGPIPE, &(struct sigaction){.sa_handler = SIG_IGN}, NULL);
+    pthread_sigmask(SIG_BLOCK, &set, NULL);
+    return set;
+}
+
+/* Waits a tick; 0: nothing came. */
+static int take_signal(const sigset_t *set)
+{
+    const struct timespec tick = {.tv_nsec = TICK_MS * 1000000L};
+    const int number = sigtimedwait(set, NULL, &tick);
+    return number > 0 ? number : 0;
+}
+
+static void raise_file_limit(int64_t connections)
+{
+    struct rlimit limit;
+    const rlim_t wanted = (rlim_t)connections + FILES_BESIDE;
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= wanted)
+        return;
+    limit.rlim_cur = limit.rlim_max < wanted ? limit.rlim_max : wanted;
+    setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+/* The last part of a path, without slashes behind it; "." and ".." have names of their own. malloc'd. */
+static char *base_name(const char *dir)
+{
+    char *whole = realpath(dir, NULL);
+    const char *slash = whole ? strrchr(whole, '/') : NULL;
+    char *name = strdup(slash && slash[1] ? slash + 1 : "model");
+    free(whole);
+    return name;
+}
+
+static fathom_status range(const char *name, int64_t value, int64_t low, int64_t high, fathom_error *err)
+{
+    if (value >= low && value <= high)
+        return FATHOM_OK;
+    return status_fail(err, FATHOM_INVALID_ARGUMENT, "--%s: %lld: must be from %lld to %lld", name, (long long)value, (long long)low,
+                       (long long)high);
+}
+
+static fathom_status seconds(const char *name, double value, fathom_error *err)
+{
+    if (value >= 0.001 && value <= 1e6)
+        return FATHOM_OK;
+    return status_fail(err, FATHOM_INVALID_ARGUMENT, "--%s: %g: must be from 0.001 to 1000000 seconds", name, value);
+}
+
+static fathom_status check(const serve_command *c, fathom_error *err)
+{
+    const server_options *o = &c->options;
+    const int64_t most = INT64_C(1) << 40;
+    TRY(range("port", c->port, 0, 65535, err));
+    TRY(range("threads", c->threads, 0, 4096, err));
+    TRY(range("max-body", o->max_body, 1024, INT64_C(1) << 30, err));
+    TRY(range("max-prompt", o->max_prompt, 0, most, err));
+    TRY(range("max-n", o->max_n, 1, 1024, err));
+    TRY(range("max-queue", o->max_queue, 0, 1000000, err));
+    TRY(range("max-active", o->engine.max_active, 1, 65536, err));
+    TRY(range("max-connections", o->max_connections, 1, 1000000, err));
+    TRY(range("kv-memory", c->kv_memory, 0, most >> 20, err));
+    TRY(range("prefill-tokens", o->engine.prefill_tokens, 1, most, err));
+    TRY(range("kept-prefixes", o->engine.kept_prefixes, 0, 1000000, err));
+    TRY(seconds("timeout", o->timeout, err));
+    TRY(seconds("receive-timeout", o->receive_timeout, err));
+    if (o->receive_timeout < 1)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--receive-timeout: %g: must be 1 second or more", o->receive_timeout);
+    if (!(c->shutdown_timeout >= 0))
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--shutdown-timeout: %g: must be 0 or above", c->shutdown_timeout);
+    if (o->api_key && !*o->api_key)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--api-key: empty: an empty key protects nothing");
+    if (c->chat_template && strcmp(c->chat_template, "plain") != 0)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--chat-template: %s: must be plain", c->chat_template);
+    return FATHOM_OK;
+}
+
+static void announce(const serve_command *c, server *s, const fathom_model *model)
+{
+    const fathom_model_info m = fathom_model_describe(model);
+    const bool v6 = strchr(c->options.host, ':') != NULL;
+    fprintf(stderr, "fathom: serving %s at http://%s%s%s:%d (%lld parameters, %lld tokens, %lld routed layers)\n", c->options.model_name,
+            v6 ? "[" : "", c->options.host, v6 ? "]" : "", server_port(s), (long long)m.params, (long long)m.max_tokens,
+            (long long)m.routed_layers);
+    if (!c->options.api_key && strncmp(c->options.host, "127.", 4) != 0 && strcmp(c->options.host, "localhost") != 0 &&
+        strcmp(c->options.host, "::1") != 0)
+        fputs("fathom: no --api-key: whoever reaches this address may use the model\n", stderr);
+}
+
+/* A second signal ends the process as if nobody had asked for it to be kept from that. */
+static void end_at_once(const sigset_t *set, int number)
+{
+    raise(number);
+    pthread_sigmask(SIG_UNBLOCK, set, NULL);
+}
+
+static void serve(const serve_command *c, server *s, const sigset_t *set)
+{
+    while (take_signal(set) == 0)
+        server_tick(s);
+    fprintf(stderr, "fathom: shutting down: %lld requests to finish\n", (long long)server_unfinished(s));
+    server_drain(s);
+    const double until = timing_now() + c->shutdown_timeout;
+    while (server_unfinished(s) > 0 && timing_now() < until) {
+        const int number = take_signal(set);
+        if (number)
+            end_at_once(set, number);
+        server_tick(s);
+    }
+    pthread_sigmask(SIG_UNBLOCK, set, NULL); /* this thread has done its part: a signal now ends the process */
+}
+
+static fathom_status open_log(serve_command *c, fathom_error *err)
+{
+    c->options.log = c->quiet ? NULL : stderr;
+    if (!c->log)
+        return FATHOM_OK;
+    c->options.log = fopen(c->log, "ae");
+    return c->options.log ? FATHOM_OK : status_fail(err, FATHOM_IO, "--log: %s: cannot open", c->log);
+}
+
+static int run(serve_command *c, const sigset_t *set)
+{
+    fathom_error err;
+    fathom_model *model = NULL;
+    server *s = NULL;
+    char *name = base_name(c->dir);
+    if (!c->options.model_name)
+        c->options.model_name = name;
+    raise_file_limit(c->options.max_connections);
+    fathom_status status = name ? open_log(c, &err) : status_fail(&err, FATHOM_OUT_OF_MEMORY, "out of memory");
+    if (status == FATHOM_OK)
+        status = fathom_model_load(c->dir, c->options.threads, &model, &err);
+    if (status == FATHOM_OK)
+        status = server_start(model, &c->options, &s, &err);
+    if (status == FATHOM_OK) {
+        announce(c, s, model);
+        serve(c, s, set);
+    }
+    server_stop(s);
+    fathom_model_free(model);
+    if (c->log && c->options.log)
+        fclose(c->options.log);
+    free(name);
+    return status == FATHOM_OK ? EXIT_OK : cli_fail(&err);
+}
+
+int command_serve(int argc, char **argv)
+{
+    serve_command c = {.options = server_defaults(), .shutdown_timeout = 30};
+    server_options *o = &c.options;
+    c.port = o->port;
+    o->api_key = getenv("FATHOM_API_KEY");
+    if (o->api_key && !*o->api_key)
+        o->api_key = NULL;
+    const option table[] = {
+        {OPTION_TEXT, "host", &o->host, "NAME", "address to listen at; 0.0.0.0 or :: for all (127.0.0.1)"},
+        {OPTION_INTEGER, "port", &c.port, "N", "0: a free one, which is printed (8080)"},
+        {OPTION_INTEGER, "threads", &c.threads, "N", "processor threads that compute (all)"},
+        {OPTION_TEXT, "model-name", &o->model_name, "NAME", "what clients call the model (the folder's name)"},
+        {OPTION_TEXT, "chat-template", &c.chat_template, "NAME", "how a conversation becomes a prompt (plain)"},
+        {OPTION_TEXT, "api-key", &o->api_key, "KEY", "asked for as \"Authorization: Bearer KEY\" (FATHOM_API_KEY)"},
+        {OPTION_HEADING, "engine", 0, 0, 0},
+        {OPTION_INTEGER, "max-active", &o->engine.max_active, "N", "sequences computed side by side (32)"},
+        {OPTION_INTEGER, "kv-memory", &c.kv_memory, "MB", "memory for keys and values; 0: for all sequences, at most 2048 (0)"},
+        {OPTION_INTEGER, "prefill-tokens", &o->engine.prefill_tokens, "N", "prompt tokens a step beside those that decode (64)"},
+        {OPTION_INTEGER, "kept-prefixes", &o->engine.kept_prefixes, "N", "finished sequences kept for prompts that begin alike (32)"},
+        {OPTION_HEADING, "limits", 0, 0, 0},
+        {OPTION_INTEGER, "max-body", &o->max_body, "BYTES", "longest request body (4194304)"},
+        {OPTION_INTEGER, "max-prompt", &o->max_prompt, "N", "tokens of a prompt; 0: the model's length (0)"},
+        {OPTION_INTEGER, "max-n", &o->max_n, "N", "choices a prompt (16)"},
+        {OPTION_INTEGER, "max-queue", &o->max_queue, "N", "sequences that may wait; beyond: status 429 (256)"},
+        {OPTION_INTEGER, "max-connections", &o->max_connections, "N", "connections at once (1024)"},
+        {OPTION_NUMBER, "timeout", &o->timeout, "S", "seconds for an answer (600)"},
+        {OPTION_NUMBER, "receive-timeout", &o->receive_timeout, "S", "seconds for a connection's next complete request (60)"},
+        {OPTION_NUMBER, "shutdown-timeout", &c.shutdown_timeout, "S", "seconds that running requests have after SIGTERM (30)"},
+        {OPTION_HEADING, "log", 0, 0, 0},
+        {OPTION_TEXT, "log", &c.log, "FILE", "one line of JSON a request, appended (stderr)"},
+        {OPTION_FLAG, "quiet", &c.quiet, 0, "no line a request on stderr"},
+        {OPTION_FLAG, "log-prompts", &o->log_prompts, 0, "prompts in the log, too"},
+        {0},
+    };
+    const options_input in = {"serve", "DIR", "Serves the model in DIR by OpenAI's API: docs/serving.md.", table, 1};
+    fathom_error err;
+    options_result parsed;
+    fathom_status status = options_parse(&in, argc, argv, &parsed, &err);
+    if (status == FATHOM_OK && parsed.help)
+        return EXIT_OK;
+    if (status == FATHOM_OK && parsed.positional_count != 1)
+        status = status_fail(&err, FATHOM_INVALID_ARGUMENT, "serve needs a model directory");
+    if (status == FATHOM_OK)
+        status = check(&c, &err);
+    if (status != FATHOM_OK) {
+        options_free(&parsed);
+        return cli_usage(&err);
+    }
+    const sigset_t set = block_signals();
+    c.dir = parsed.positional[0];
+    o->port = (int)c.port;
+    o->threads = (int)c.threads;
+    o->engine.kv_bytes = c.kv_memory << 20;
+    const int code = run(&c, &set);
+    options_free(&parsed);
+    return code;
+}

@@ -1,0 +1,392 @@
+"""Clients of fathom serve, in Python's standard library: clients.py FATHOM MODEL FOLDER. Prints TAP lines."""
+import http.client
+import json
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+FATHOM, MODEL, FOLDER = sys.argv[1:4]
+failures = 0
+
+
+def check(name, good, seen=""):
+    global failures
+    print(("ok - " if good else "not ok - ") + name, flush=True)
+    if not good:
+        failures += 1
+        print("# " + repr(seen)[:2000])
+
+
+class Server:
+    def __init__(self, *options, env=None):
+        self.log = open(os.path.join(FOLDER, "serve.log"), "w+")
+        self.process = subprocess.Popen([FATHOM, "serve", MODEL, "--port", "0", "--threads", "1", *options], stderr=subprocess.PIPE,
+                                        stdout=subprocess.DEVNULL, text=True, env={**os.environ, **(env or {})})
+        line = self.process.stderr.readline()
+        self.port = int(re.search(r"http://127\.0\.0\.1:(\d+)", line).group(1))
+        self.lines = [line]
+        self.reader = threading.Thread(target=lambda: self.lines.extend(self.process.stderr), daemon=True)
+        self.reader.start()
+
+    def ask(self, method, path, body=None, headers=None, raw=False):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        try:
+            data = body if raw or body is None else json.dumps(body).encode()
+            connection.request(method, path, data, {"Content-Type": "application/json", **(headers or {})})
+            answer = connection.getresponse()
+            text = answer.read()
+            return answer.status, json.loads(text) if answer.headers["Content-Type"] == "application/json" else text, answer.headers
+        finally:
+            connection.close()
+
+    def post(self, path, body, **more):
+        return self.ask("POST", path, body, **more)[:2]
+
+    def complete(self, **body):
+        return self.post("/v1/completions", body)
+
+    def stream(self, path, body):
+        """The events before [DONE], parsed."""
+        status, text, headers = self.ask("POST", path, {**body, "stream": True})
+        assert status == 200 and headers["Content-Type"].startswith("text/event-stream"), (status, text)
+        events = text.decode().split("\n\n")
+        assert events[-1] == "" and events[-2] == "data: [DONE]" and all(e.startswith("data: ") for e in events[:-1]), events[-3:]
+        return [json.loads(e[6:]) for e in events[:-2]]
+
+    def metric(self, name):
+        text = self.ask("GET", "/metrics")[1].decode()
+        found = re.search("^" + re.escape(name) + r" (\S+)$", text, re.M)
+        return float(found.group(1)) if found else None
+
+    def wait_metric(self, name, wanted, seconds=20):
+        until = time.time() + seconds
+        while self.metric(name) != wanted and time.time() < until:
+            time.sleep(0.05)
+        return self.metric(name) == wanted
+
+    def stop(self, number=signal.SIGTERM, wait=60):
+        self.process.send_signal(number)
+        code = self.process.wait(wait)
+        self.reader.join(5)
+        return code
+
+
+def joined(events, index=0):
+    return "".join(c.get("text", c.get("delta", {}).get("content", "")) for e in events for c in e["choices"] if c["index"] == index)
+
+
+def completions(s):
+    status, r = s.complete(prompt="line 7", max_tokens=12, temperature=0)
+    check("completion", status == 200 and r["object"] == "text_completion" and r["model"] == "run" and r["id"].startswith("cmpl-"), r)
+    choice = r["choices"][0]
+    check("completion's choice", choice["index"] == 0 and choice["finish_reason"] == "length" and choice["logprobs"] is None, r)
+    check("usage", (r["usage"]["prompt_tokens"], r["usage"]["completion_tokens"], r["usage"]["total_tokens"]) == (6, 12, 18), r)
+    check("usage has cached_tokens", "cached_tokens" in r["usage"]["prompt_tokens_details"], r)
+    again = s.complete(prompt=list(b"line 7"), max_tokens=12, temperature=0)[1]
+    check("ids say the same as text", again["choices"][0]["text"] == choice["text"], again)
+    check("default max_tokens is 16", s.complete(prompt="a")[1]["usage"]["completion_tokens"] <= 16)
+    many = s.complete(prompt=["line 7", "li"], max_tokens=12, temperature=0, n=2)[1]
+    check("a list of texts, two choices each", [c["index"] for c in many["choices"]] == [0, 1, 2, 3], many)
+    check("a prompt counts once", many["usage"]["prompt_tokens"] == 8, many["usage"])
+    check("choices stand by their prompts", many["choices"][1]["text"] == choice["text"] == many["choices"][0]["text"], many)
+    lists = s.complete(prompt=[list(b"line 7"), list(b"li")], max_tokens=12, temperature=0)[1]
+    check("a list of lists of ids", lists["choices"][1]["text"] == many["choices"][2]["text"], lists)
+    hot = [s.complete(prompt="a", max_tokens=20, seed=3, n=2)[1]["choices"] for _ in range(2)]
+    check("same seed, same texts", [c["text"] for c in hot[0]] == [c["text"] for c in hot[1]], hot)
+    check("choices of one seed differ", hot[0][0]["text"] != hot[0][1]["text"], hot)
+    check("no seed, other texts", len({s.complete(prompt="a", max_tokens=20)[1]["choices"][0]["text"] for _ in range(3)}) > 1)
+    forced = s.complete(prompt="a", max_tokens=5, logit_bias={"81": 100})[1]["choices"][0]
+    check("logit_bias of 100", forced["text"] == "Q" * 5, forced)
+    stop = s.complete(prompt="a", max_tokens=50, logit_bias={"81": 100}, stop=["z", "QQQ"])[1]["choices"][0]
+    check("a stop text", stop["text"] == "" and stop["finish_reason"] == "stop", stop)
+    echo = s.complete(prompt="héllo", max_tokens=2, echo=True, logit_bias={"81": 100})[1]["choices"][0]
+    check("echo", echo["text"] == "hélloQQ", echo)
+    only = s.complete(prompt="hello", max_tokens=0, echo=True)[1]
+    check("echo alone", only["choices"][0]["text"] == "hello" and only["usage"]["completion_tokens"] == 0, only)
+    long = s.complete(prompt="a" * 2040, max_tokens=100, temperature=0, logit_bias={"81": 100})[1]
+    check("what does not fit is cut off", long["choices"][0]["finish_reason"] == "length" and long["usage"]["completion_tokens"] == 9, long["usage"])
+    status, r = s.complete(prompt="a" * 2049)
+    check("a prompt that is too long", status == 400 and r["error"]["code"] == "context_length_exceeded", r)
+    status, r = s.complete(prompt="a", budget=0.3)
+    check("a budget of a model without calibration", status == 400 and "budget" in r["error"]["message"], r)
+    status, r = s.complete(prompt="a", budget=0.3, stream=True)
+    check("the same, before a stream begins", status == 400 and "budget" in r["error"]["message"], r)
+
+
+def logprobs(s):
+    prompt = list(b"line 7 of")
+    r = s.complete(prompt=prompt, max_tokens=1, temperature=0, echo=True, logprobs=1)[1]
+    l = r["choices"][0]["logprobs"]
+    check("scoring: a value for each token", [len(l[k]) for k in ("tokens", "token_logprobs", "top_logprobs", "text_offset")] == [10] * 4, l)
+    check("scoring: the first has none", l["token_logprobs"][0] is None and l["top_logprobs"][0] is None, l)
+    check("scoring: prompt tokens come first", l["tokens"][:9] == [chr(b) for b in prompt] and l["text_offset"][:9] == list(range(9)), l)
+    pairs = list(zip(l["token_logprobs"], l["top_logprobs"]))[1:]
+    check("scoring: the token itself is among the likeliest", all(v in top.values() and v <= max(top.values()) for v, top in pairs), l)
+    check("scoring: the greedy one is the likeliest", pairs[-1][0] == max(pairs[-1][1].values()), l)
+    alone = s.complete(prompt=prompt, max_tokens=0, echo=True, logprobs=1)[1]["choices"][0]["logprobs"]
+    same = all(a is b is None or abs(a - b) < 1e-3 for a, b in zip(alone["token_logprobs"], l["token_logprobs"]))
+    check("scoring without a token", len(alone["tokens"]) == 9 and same, alone)
+    byte = s.complete(prompt="a", max_tokens=1, logprobs=5, logit_bias={"195": 100})[1]["choices"][0]
+    check("a token that is no text", byte["logprobs"]["tokens"] == ["bytes:\\xc3"] and byte["text"] == "\ufffd", byte)
+    check("as many likeliest tokens as asked for", 5 <= len(byte["logprobs"]["top_logprobs"][0]) <= 6, byte)
+    plain = s.complete(prompt="a", max_tokens=2, logprobs=0, temperature=0)[1]["choices"][0]["logprobs"]
+    check("logprobs 0", len(plain["token_logprobs"]) == 2 and plain["text_offset"] == [0, 1] and plain["top_logprobs"] == [None, None], plain)
+    body = dict(prompt="line", max_tokens=6, temperature=0, echo=True, logprobs=2)
+    whole, events = s.complete(**body)[1]["choices"][0], s.stream("/v1/completions", body)
+    pieces = {k: [x for e in events for c in e["choices"] if c["logprobs"] for x in c["logprobs"][k]] for k in whole["logprobs"]}
+    check("a stream has the same logprobs", pieces["tokens"] == whole["logprobs"]["tokens"] and
+          pieces["text_offset"] == whole["logprobs"]["text_offset"], pieces)
+
+
+def streams(s):
+    body = dict(prompt="line", max_tokens=40, seed=5, n=2)
+    whole, events = s.complete(**body)[1], s.stream("/v1/completions", body)
+    check("stream and whole say the same", [joined(events, i) for i in (0, 1)] == [c["text"] for c in whole["choices"]], (whole, events[:3]))
+    check("one id, one time", len({(e["id"], e["created"], e["object"], e["model"]) for e in events}) == 1)
+    ends = [c["finish_reason"] for e in events for c in e["choices"] if c["finish_reason"]]
+    check("a finish for each choice", ends == ["length", "length"], ends)
+    check("no usage unless asked for", all("usage" not in e for e in events))
+    events = s.stream("/v1/completions", {**body, "stream_options": {"include_usage": True}})
+    check("usage in a chunk of its own", events[-1]["choices"] == [] and events[-1]["usage"]["completion_tokens"] == 80 and
+          all(e["usage"] is None for e in events[:-1]), events[-1])
+    events = s.stream("/v1/completions", {**body, "n": 1, "routing": True})
+    depths = [c["depth_before"] for e in events for c in e["choices"] if "depth_before" in c]
+    check("a depth for each token", len(depths) == 40 and all(isinstance(d, int) for d in depths), depths)
+    check("the routed share at the end", "routed_fraction" in events[-1]["choices"][0], events[-1])
+    whole = s.complete(**{**body, "routing": True})[1]["choices"]
+    check("depths of whole answers", all(len(c["depth_before"]) == 40 and "routed_fraction" in c for c in whole), whole)
+
+
+def chats(s):
+    body = dict(messages=[{"role": "user", "content": "hi"}], max_tokens=8, temperature=0)
+    status, r = s.post("/v1/chat/completions", body)
+    choice = r["choices"][0]
+    check("chat", status == 200 and r["object"] == "chat.completion" and choice["message"]["role"] == "assistant" and
+          choice["finish_reason"] in ("length", "stop") and choice["logprobs"] is None, r)
+    parts = [{"role": "user", "content": [{"type": "text", "text": "h"}, {"type": "text", "text": "i"}]}]
+    check("content in parts", s.post("/v1/chat/completions", {**body, "messages": parts})[1]["choices"][0]["message"] == choice["message"])
+    events = s.stream("/v1/chat/completions", body)
+    check("chat's stream", joined(events) == choice["message"]["content"] and events[0]["choices"][0]["delta"]["role"] == "assistant" and
+          events[-1]["choices"][0]["delta"] == {} and events[0]["object"] == "chat.completion.chunk", events)
+    r = s.post("/v1/chat/completions", {**body, "logprobs": True, "top_logprobs": 3})[1]["choices"][0]["logprobs"]
+    one = r["content"][0]
+    check("chat's logprobs", len(r["content"]) == 8 and len(one["top_logprobs"]) == 3 and one["bytes"] == one["top_logprobs"][0]["bytes"] and
+          one["logprob"] == one["top_logprobs"][0]["logprob"], r)
+    status, r = s.post("/v1/chat/completions", {**body, "tools": [{"type": "function"}]})
+    check("tools are refused", status == 400 and r["error"]["param"] == "tools", r)
+
+
+def others(s):
+    status, r, _ = s.ask("GET", "/v1/models")
+    check("models", status == 200 and r["object"] == "list" and r["data"][0]["id"] == "run" and r["data"][0]["max_model_len"] == 2048, r)
+    check("one model", s.ask("GET", "/v1/models/run")[1] == r["data"][0])
+    check("another model", s.ask("GET", "/v1/models/large")[0] == 404)
+    text = "h\u00e9llo \U0001f600\n"
+    status, r = s.post("/tokenize", {"prompt": text})
+    check("tokenize", status == 200 and r["count"] == len(r["tokens"]) == len(text.encode()) and r["max_model_len"] == 2048, r)
+    check("tokenize \"text\"", s.post("/tokenize", {"text": text, "add_special_tokens": False})[1]["tokens"] == r["tokens"])
+    check("detokenize", s.post("/detokenize", {"tokens": r["tokens"]})[1] == {"prompt": text})
+    check("health", s.ask("GET", "/health")[:2] == (200, {"status": "ok"}))
+    status, page, headers = s.ask("GET", "/")
+    check("a page", status == 200 and b"<html" in page and headers["Content-Type"].startswith("text/html"))
+    metrics = s.ask("GET", "/metrics")[1].decode()
+    for name in ("fathom_requests_total", "fathom_sequences_active", "fathom_sequences_waiting", "fathom_generated_tokens_total",
+                 "fathom_prompt_tokens_total", "fathom_time_to_first_token_seconds_bucket", "fathom_inter_token_latency_seconds_sum",
+                 "fathom_kv_pages", "fathom_routed_fraction", "process_resident_memory_bytes"):
+        check("metrics have " + name, re.search("^" + name + r"[ {]", metrics, re.M))
+    lines = [l for l in metrics.splitlines() if l and not l.startswith("#")]
+    check("metrics are in Prometheus' form", all(re.fullmatch(r'[a-z_]+(\{[a-z]+="[^"]*"(,[a-z]+="[^"]*")*\})? \S+', l) for l in lines))
+
+
+def refusals(s):
+    for name, method, path, body, wanted in (
+            ("an unknown route", "GET", "/v2", None, 404), ("a wrong method", "GET", "/v1/completions", None, 405),
+            ("a wrong method on GET's", "POST", "/v1/models", b"{}", 405), ("no body", "POST", "/v1/completions", b"", 400),
+            ("no JSON", "POST", "/v1/completions", b"{", 400), ("another model", "POST", "/v1/completions", b'{"model":"x","prompt":"a"}', 404),
+            ("a wrong type", "POST", "/v1/completions", b'{"prompt":"a","n":"2"}', 400), ("deep nesting", "POST", "/tokenize", b"[" * 60000, 400),
+            ("bad tokens", "POST", "/detokenize", b'{"tokens":[1,-1]}', 400), ("a long body", "POST", "/v1/completions", b" " * 70000, 413)):
+        status, r, headers = s.ask(method, path, body, raw=True)
+        check(f"{name}: {wanted}", status == wanted and set(r["error"]) == {"message", "type", "param", "code"}, (status, r))
+        if wanted == 405:
+            check("Allow", headers["Allow"] in ("POST", "GET, HEAD"), headers["Allow"])
+    check("a form: 415", s.ask("POST", "/v1/completions", b"prompt=a", {"Content-Type": "application/x-www-form-urlencoded"}, raw=True)[0] == 415)
+    keep = http.client.HTTPConnection("127.0.0.1", s.port, timeout=20)
+    answers = []
+    for body in (b"{", b'{"prompt":"a","max_tokens":2}', b" " * 70000, b'{"prompt":"a","max_tokens":2}'):
+        keep.request("POST", "/v1/completions", body, {"Content-Type": "application/json"})
+        answer = keep.getresponse()
+        answer.read()
+        answers.append(answer.status)
+    check("one connection goes on after refusals", answers == [400, 200, 413, 200], answers)
+    chunked = http.client.HTTPConnection("127.0.0.1", s.port, timeout=20)
+    chunked.request("POST", "/v1/completions", iter([b'{"prompt":', b'"a","max_tokens":1}']), {"Content-Type": "application/json"})
+    check("a chunked body", chunked.getresponse().status == 200)
+
+
+def raw(s, data, wait=5.0):
+    """What comes back for these bytes: b"" where the connection was closed without a word."""
+    with socket.create_connection(("127.0.0.1", s.port), timeout=wait) as c:
+        try:
+            c.sendall(data)
+            c.shutdown(socket.SHUT_WR)
+            got = b""
+            while len(got) < 1 << 20:
+                piece = c.recv(65536)
+                if not piece:
+                    break
+                got += piece
+            return got
+        except (ConnectionError, socket.timeout):
+            return b""
+
+
+def malformed(s):
+    rng = random.Random(1)
+    body = b'{"prompt": "line", "max_tokens": 2, "stop": ["a"], "logprobs": 1, "logit_bias": {"5": 1}, "stream": false}'
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % len(body)
+    statuses = set()
+    for i in range(300):
+        request = bytearray(head + body)
+        low = 0 if i % 2 else len(head)
+        for _ in range(1 + i % 5):
+            at = rng.randrange(low, len(request))
+            what = rng.randrange(3)
+            if what == 0:
+                request[at] = rng.randrange(256)
+            elif what == 1:
+                del request[at]
+            else:
+                request.insert(at, rng.choice(b"{}[]\",:\\\0\xff\r\n 0-9e"))
+        got = raw(s, bytes(request))
+        found = re.match(rb"HTTP/1\.[01] (\d+)", got)
+        statuses.add(int(found.group(1)) if found else 0)
+    check("300 damaged requests", statuses <= {0, 200, 400, 404, 405, 408, 411, 413, 414, 415, 431, 501, 505}, statuses)
+    check("the server lives", s.ask("GET", "/health")[0] == 200)
+    check("nothing is left of them", s.wait_metric("fathom_sequences_unfinished", 0))
+
+
+SLOW = dict(prompt="a", max_tokens=2000, logit_bias={"81": 100})  # some seconds of work
+
+
+def start(s, body):
+    """A request that is sent and not waited for."""
+    c = socket.create_connection(("127.0.0.1", s.port))
+    data = json.dumps(body).encode()
+    c.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(data) + data)
+    return c
+
+
+def vanishing(s):
+    for name, body in (("an answer", SLOW), ("a stream", {**SLOW, "stream": True}), ("choices", {**SLOW, "n": 4})):
+        clients = [start(s, body) for _ in range(2)]
+        until = time.time() + 10
+        while s.metric("fathom_sequences_unfinished") == 0 and time.time() < until:
+            time.sleep(0.02)
+        busy = s.metric("fathom_sequences_unfinished")
+        for c in clients:
+            c.close()
+        began = time.time()
+        check(f"who leaves {name} frees its place", busy > 0 and s.wait_metric("fathom_sequences_unfinished", 0) and time.time() - began < 2,
+              (busy, time.time() - began))
+        check("active goes to 0", s.wait_metric("fathom_sequences_active", 0))
+    half = socket.create_connection(("127.0.0.1", s.port))
+    half.sendall(b"POST /v1/completions HTTP/1.1\r\nContent-Length: 100\r\n\r\n{")
+    idle = socket.create_connection(("127.0.0.1", s.port))
+    time.sleep(0.3)
+    check("half a request costs no place", s.metric("fathom_sequences_unfinished") == 0)
+    began = time.time()
+    for c in (half, idle):
+        c.settimeout(15)
+        check("what delivers nothing is closed", c.recv(100) == b"" and time.time() - began < 8, time.time() - began)
+
+
+def queue(s):
+    clients = [start(s, SLOW) for _ in range(3)]  # one runs, two wait
+    until = time.time() + 5
+    while s.metric("fathom_sequences_unfinished") < 3 and time.time() < until:
+        time.sleep(0.02)
+    status, r, headers = s.ask("POST", "/v1/completions", SLOW)
+    check("a full queue: 429", status == 429 and headers["Retry-After"] and r["error"]["type"] == "rate_limit_error", (status, r))
+    s.wait_metric("fathom_sequences_active", 1)
+    counts = s.metric("fathom_sequences_active"), s.metric("fathom_sequences_waiting")
+    check("waiting and active", counts == (1, 2), counts)
+    status, r = s.complete(prompt=["a"] * 4)
+    check("more than the queue ever holds: 400", status == 400 and r["error"]["param"] == "prompt", r)
+    for c in clients:
+        c.close()
+    check("and it empties", s.wait_metric("fathom_sequences_unfinished", 0))
+
+
+def shutdown():
+    s = Server("--max-active", "4")
+    answers = []
+
+    def client(i):
+        try:
+            answers.append(s.complete(**{**SLOW, "max_tokens": 60 + i})[0])
+        except Exception as e:
+            answers.append(repr(e))
+
+    threads = [threading.Thread(target=client, args=(i,)) for i in range(6)]
+    for t in threads:
+        t.start()
+    until = time.time() + 5
+    while s.metric("fathom_sequences_unfinished") < 6 and time.time() < until and len(answers) == 0:
+        time.sleep(0.01)
+    code = s.stop()
+    for t in threads:
+        t.join()
+    check("SIGTERM under load exits with 0", code == 0, code)
+    check("what ran was finished", answers.count(200) == 6, answers)
+    log = [json.loads(l) for l in s.lines if l.startswith("{")]
+    done = [l for l in log if l["path"] == "/v1/completions" and l["status"] == 200]
+    check("a line for each request", len(done) == 6 and all(l["tokens"] >= 60 and l["first_token_s"] > 0 and l["finish"] == "length" for l in done), log)
+    check("no prompts in the log", not any("prompts" in l for l in log))
+
+    s = Server("--shutdown-timeout", "0", "--log-prompts")
+    stream, whole = start(s, {**SLOW, "stream": True}), start(s, SLOW)
+    stream.settimeout(20)
+    stream.recv(100)
+    began = time.time()
+    code = s.stop(signal.SIGINT)
+    rest = b"".join(iter(lambda: stream.recv(65536), b""))
+    check("no patience: ends at once with 0", code == 0 and time.time() - began < 5, (code, time.time() - began))
+    check("a stream that is cut off says so", b'"shutting_down"' in rest and b"[DONE]" in rest, rest[-300:])
+    check("an answer that is cut off is 503", whole.recv(100).startswith(b"HTTP/1.1 503"))
+    check("prompts in the log", any('"prompts":["a"]' in l for l in s.lines))
+
+
+def main():
+    s = Server("--max-body", "65536", "--receive-timeout", "3")
+    for part in (completions, logprobs, streams, chats, others, refusals, malformed, vanishing):
+        try:
+            part(s)
+        except Exception as e:
+            check(part.__name__ + " ran", False, e)
+    check("ends with 0", s.stop() == 0)
+    s = Server("--max-active", "1", "--max-queue", "2", "--model-name", "small", env={"FATHOM_API_KEY": "secret"})
+    check("a key is needed", s.complete(prompt="a")[0] == 401 and s.ask("GET", "/metrics")[0] == 401 and s.ask("GET", "/health")[0] == 200)
+    wrong = [s.ask("GET", "/v1/models", headers={"Authorization": a})[0] for a in ("Bearer secre", "Bearer secrets", "Bearer ", "secret", "Basic secret")]
+    check("a wrong key", wrong == [401] * 5, wrong)
+    check("the key", s.ask("GET", "/v1/models", headers={"Authorization": "Bearer secret"})[1]["data"][0]["id"] == "small")
+    s.stop()
+    s = Server("--max-active", "1", "--max-queue", "2")
+    queue(s)
+    s.stop()
+    s = Server("--timeout", "0.2")
+    status, r = s.complete(**SLOW)
+    check("too slow: 504", status == 504 and r["error"]["type"] == "timeout_error", (status, r))
+    events = s.stream("/v1/completions", SLOW)
+    check("a stream that takes too long says so", events[-1].get("error", {}).get("code") == "timeout", events[-1])
+    s.stop()
+    shutdown()
+    return failures > 0
+
+
+sys.exit(main())

@@ -1,0 +1,19 @@
+# fathom serve on a free port, asked by Python's own HTTP client: shapes, limits, refusals, clients that vanish, shutdown under load.
+. "$(dirname "$0")/../tap.sh"
+
+awk 'BEGIN { for (i = 0; i < 600; i++) print "line " i " of a text that says little, " i * 7 % 13 " times" }' >"$work/text.txt"
+"$fathom" train --data "$work/text.txt" --out "$work/run" --steps 2 --layers 4 --dim 256 --heads 4 --ffn 512 --seq-len 2048 --batch 1 \
+    --val-fraction 0 --mod topk --mod-capacity 0.25 --threads 1 >"$work/train.out" 2>&1
+check "a model to serve" test $? -eq 0
+check "serve --help" sh -c "'$fathom' serve --help | grep -q '^usage: fathom serve DIR'"
+refuses "serve nothing" 2 "directory" "$fathom" serve
+refuses "serve of no model" 1 "$work/none" "$fathom" serve "$work/none"
+refuses "port out of range" 2 "--port: 70000" "$fathom" serve "$work/run" --port 70000
+refuses "no queue below nothing" 2 "--max-queue: -1" "$fathom" serve "$work/run" --max-queue -1
+refuses "no body limit of nothing" 2 "--max-body: 0" "$fathom" serve "$work/run" --max-body 0
+refuses "an empty key" 2 "--api-key" "$fathom" serve "$work/run" --api-key ""
+refuses "an unknown template" 2 "--chat-template: nonsense" "$fathom" serve "$work/run" --chat-template nonsense
+refuses "an address that is not ours" 1 "192.0.2.1" "$fathom" serve "$work/run" --host 192.0.2.1 --port 0
+python3 "$FATHOM_ROOT/tests/serve/clients.py" "$fathom" "$work/run" "$work" 2>&1
+failures=$((failures + ($? != 0)))
+finish
