@@ -151,29 +151,38 @@ static void linear_in_every_kind(void **state)
 }
 
 /* A row's bits do not depend on the rows beside it: batched decoding gives what single tokens give. */
+static void rows_on(int64_t n, int64_t in, int64_t out)
+{
+    const kernels cpu = kernels_cpu();
+    float *x = normals(n * in), *w = normals(out * in), *scale = normals(out), *together = normals(n * out), *alone = normals(out);
+    void *packed = malloc((size_t)(out * in) * sizeof(float));
+    for (int type = 0; type < 3; type++) {
+        weight_pack((weight_type)type, w, out, in, packed, scale);
+        linear_args a = {.n = n, .in = in, .out = out, .x = x, .y = together, .by_row = true,
+                         .w = {.type = (weight_type)type, .data = packed, .scale = type == WEIGHT_Q8 ? scale : NULL}};
+        cpu.linear(&cpu, &a);
+        for (int64_t i = 0; i < n; i++) {
+            a.n = 1;
+            a.x = x + i * in;
+            a.y = alone;
+            cpu.linear(&cpu, &a);
+            assert_memory_equal(alone, together + i * out, (size_t)out * sizeof *alone);
+        }
+    }
+    float *const all[] = {x, w, scale, together, alone};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        free(all[i]);
+    free(packed);
+}
+
 static void rows_do_not_depend_on_each_other(void **state)
 {
     (void)state;
-    enum { N = 7, IN = 150, OUT = 40 };
-    const kernels cpu = kernels_cpu();
-    float *x = normals(N * IN), *w = normals(OUT * IN), scale[OUT], together[N * OUT], alone[OUT];
-    void *packed = malloc(OUT * IN * sizeof(float));
-    for (int type = 0; type < 3; type++) {
-        weight_pack((weight_type)type, w, OUT, IN, packed, scale);
-        linear_args a = {.n = N, .in = IN, .out = OUT, .x = x, .y = together,
-                         .w = {.type = (weight_type)type, .data = packed, .scale = type == WEIGHT_Q8 ? scale : NULL}};
-        cpu.linear(&cpu, &a);
-        for (int64_t i = 0; i < N; i++) {
-            a.n = 1;
-            a.x = x + i * IN;
-            a.y = alone;
-            cpu.linear(&cpu, &a);
-            assert_memory_equal(alone, together + i * OUT, sizeof alone);
-        }
-    }
-    free(x);
-    free(w);
-    free(packed);
+    rows_on(7, 150, 40);
+    rows_on(32, 300, 101);
+    rows_on(33, 768, 50);
+    rows_on(70, 61, 3);
+    rows_on(6, 5000, 7);
 }
 
 /* Inputs rounded to bf16, sums in fp32: against plain C that rounds alike, so only the order of additions differs. */
