@@ -99,8 +99,18 @@ static fathom_status check(const serve_command *c, fathom_error *err)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "--shutdown-timeout: %g: must be 0 or above", c->shutdown_timeout);
     if (o->api_key && !*o->api_key)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "--api-key: empty: an empty key protects nothing");
-    if (c->chat_template && strcmp(c->chat_template, "plain") != 0)
-        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--chat-template: %s: must be plain", c->chat_template);
+    return FATHOM_OK;
+}
+
+/* The one that was asked for, or the model directory's own. */
+static fathom_status find_template(serve_command *c, fathom_error *err)
+{
+    if (c->chat_template)
+        return chat_template_named(c->chat_template, &c->options.chat, err);
+    const fathom_status status = chat_template_detect(c->dir, &c->options.chat, err);
+    if (status != FATHOM_NOT_FOUND)
+        return status;
+    c->options.chat = CHAT_TEMPLATE_PLAIN;
     return FATHOM_OK;
 }
 
@@ -108,9 +118,9 @@ static void announce(const serve_command *c, server *s, const fathom_model *mode
 {
     const fathom_model_info m = fathom_model_describe(model);
     const bool v6 = strchr(c->options.host, ':') != NULL;
-    fprintf(stderr, "fathom: serving %s at http://%s%s%s:%d (%lld parameters, %lld tokens, %lld routed layers)\n", c->options.model_name,
+    fprintf(stderr, "fathom: serving %s at http://%s%s%s:%d (%lld parameters, %lld tokens, %lld routed layers; chats: %s)\n", c->options.model_name,
             v6 ? "[" : "", c->options.host, v6 ? "]" : "", server_port(s), (long long)m.params, (long long)m.max_tokens,
-            (long long)m.routed_layers);
+            (long long)m.routed_layers, chat_template_name(c->options.chat));
     if (!c->options.api_key && strncmp(c->options.host, "127.", 4) != 0 && strcmp(c->options.host, "localhost") != 0 &&
         strcmp(c->options.host, "::1") != 0)
         fputs("fathom: no --api-key: whoever reaches this address may use the model\n", stderr);
@@ -187,7 +197,7 @@ int command_serve(int argc, char **argv)
         {OPTION_INTEGER, "port", &c.port, "N", "0: a free one, which is printed (8080)"},
         {OPTION_INTEGER, "threads", &c.threads, "N", "processor threads that compute (all)"},
         {OPTION_TEXT, "model-name", &o->model_name, "NAME", "what clients call the model (the folder's name)"},
-        {OPTION_TEXT, "chat-template", &c.chat_template, "NAME", "how a conversation becomes a prompt (plain)"},
+        {OPTION_TEXT, "chat-template", &c.chat_template, "NAME", "chatml, llama3, plain: how a conversation becomes a prompt (the model's)"},
         {OPTION_TEXT, "api-key", &o->api_key, "KEY", "asked for as \"Authorization: Bearer KEY\" (FATHOM_API_KEY)"},
         {OPTION_HEADING, "engine", 0, 0, 0},
         {OPTION_INTEGER, "max-active", &o->engine.max_active, "N", "sequences computed side by side (32)"},
@@ -219,12 +229,14 @@ int command_serve(int argc, char **argv)
         status = status_fail(&err, FATHOM_INVALID_ARGUMENT, "serve needs a model directory");
     if (status == FATHOM_OK)
         status = check(&c, &err);
+    c.dir = parsed.positional[0];
+    if (status == FATHOM_OK)
+        status = find_template(&c, &err);
     if (status != FATHOM_OK) {
         options_free(&parsed);
         return cli_usage(&err);
     }
     const sigset_t set = block_signals();
-    c.dir = parsed.positional[0];
     o->port = (int)c.port;
     o->threads = (int)c.threads;
     o->engine.kv_bytes = c.kv_memory << 20;

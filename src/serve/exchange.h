@@ -29,6 +29,7 @@ struct server {
 
     encoder *encoder; /* from here on the HTTP thread's; NULL: the model has no tokenizer */
     metrics counts;
+    int32_t chat_end; /* the token that ends a chat's message; -1: there is none */
     uint64_t serial;
     size_t body_bytes; /* held for all exchanges together */
 

@@ -68,16 +68,25 @@ static bool encode_prompt(exchange *x, job *j, size_t i)
 
 static bool encode_chat(exchange *x, job *j)
 {
-    const chat_format *format = x->server->options.chat ? x->server->options.chat : &chat_plain;
+    const server *s = x->server;
+    generate_request *r = &j->request;
     fathom_error err;
     id_list list = {0};
     if (!need_tokenizer(x))
         return false;
-    const fathom_status status = format->encode(format, x->server->encoder, j->request.messages, j->request.message_count, &list, &err);
+    const fathom_status status =
+        chat_template_encode(s->options.chat, fathom_model_tokenizer(s->model), r->messages, r->message_count, &list, &err);
     j->ids[0] = list.ids;
     j->counts[0] = list.count;
-    j->stop_ids = format->stop_ids;
-    j->stop_id_count = format->stop_id_count;
+    if (s->chat_end >= 0) {
+        j->stop_ids = &s->chat_end;
+        j->stop_id_count = 1;
+    } else {
+        char *end = strdup(chat_template_end(s->options.chat));
+        if (!end)
+            return request_out_of_memory(&x->problem);
+        r->stops[r->options.stop_count++] = end;
+    }
     return status == FATHOM_OK ? check_length(x, "messages", list.count) : encode_failed(x, "messages", &err);
 }
 

@@ -188,16 +188,17 @@ static bool read_parts(const reader *r, const json_t *parts, chat_message *m)
                                   "content: only parts of {\"type\": \"text\", \"text\": ...} are taken");
         total += json_string_length(text);
     }
-    m->content = malloc(total + 1);
-    if (!m->content)
+    char *whole = malloc(total + 1);
+    if (!whole)
         return request_out_of_memory(r->problem);
+    m->content = whole;
     json_array_foreach((json_t *)parts, i, part)
     {
         const json_t *text = json_object_get(part, "text");
-        memcpy(m->content + m->bytes, json_string_value(text), json_string_length(text));
+        memcpy(whole + m->bytes, json_string_value(text), json_string_length(text));
         m->bytes += json_string_length(text);
     }
-    m->content[total] = '\0';
+    whole[total] = '\0';
     return true;
 }
 
@@ -214,13 +215,16 @@ static bool read_message(const reader *r, const json_t *value)
             known = roles[i][1];
     if (!known)
         return request_refuse(r->problem, "messages", role, "role: must be system, developer, user or assistant");
-    m->role = strdup(known);
-    if (!m->role)
-        return request_out_of_memory(r->problem);
+    m->role = known;
     if (json_is_array(content))
         return read_parts(r, content, m);
-    if (json_is_string(content))
-        return copy_text(content, &m->content, &m->bytes) || request_out_of_memory(r->problem);
+    if (json_is_string(content)) {
+        char *text;
+        if (!copy_text(content, &text, &m->bytes))
+            return request_out_of_memory(r->problem);
+        m->content = text;
+        return true;
+    }
     return request_refuse(r->problem, "messages", content, "content: must be a string or a list of text parts");
 }
 
@@ -463,8 +467,7 @@ void request_free(generate_request *r)
         free(r->prompts[i].ids);
     }
     for (size_t i = 0; i < r->message_count; i++) {
-        free(r->messages[i].role);
-        free(r->messages[i].content);
+        free((char *)r->messages[i].content);
     }
     for (size_t i = 0; i < r->options.stop_count; i++)
         free(r->stops[i]);

@@ -5,6 +5,7 @@
 #define FATHOM_SERVE_REQUEST_H
 
 #include "serve/problem.h"
+#include "text/chat_template.h"
 
 enum {
     REQUEST_STOPS = 16,   /* stop texts at most */
@@ -28,23 +29,17 @@ typedef struct request_prompt {
     size_t count;
 } request_prompt;
 
-typedef struct chat_message {
-    char *role; /* "system", "user" or "assistant" */
-    char *content;
-    size_t bytes;
-} chat_message;
-
 typedef struct generate_request {
     bool chat, stream, include_usage, echo, routing;
     request_prompt *prompts; /* [prompt_count]; a chat has none of its own */
     size_t prompt_count;
-    chat_message *messages;
+    chat_message *messages; /* their contents are the request's, their roles static */
     size_t message_count;
     int64_t n;
     int64_t max_tokens; /* -1: what fits */
     int logprobs;       /* likeliest tokens to tell; -1: no logprobs */
     bool seeded;        /* else the server draws a seed */
-    char *stops[REQUEST_STOPS];
+    char *stops[REQUEST_STOPS + 1]; /* one more for what ends a chat's message */
     fathom_logit_bias *biases;
     fathom_generate_options options; /* max_tokens, stop and, where none was given, the seed are set when it is submitted */
 } generate_request;

@@ -99,6 +99,7 @@ static fathom_status prepare(server *s, fathom_error *err)
                                  .max_choices = o->engine.max_active + o->max_queue, .max_prompt = s->info.max_tokens};
     if (o->max_prompt > 0 && o->max_prompt < s->limits.max_prompt)
         s->limits.max_prompt = o->max_prompt;
+    s->chat_end = tok ? chat_template_end_id(o->chat, tok) : -1;
     if (tok)
         TRY(encoder_new(tok, &s->encoder, err));
     TRY(listen_at(o->host, o->port, &s->listening, err));

@@ -17,7 +17,7 @@
 #include <stdio.h>
 
 #include "base/status.h"
-#include "serve/chat.h"
+#include "text/chat_template.h"
 
 typedef struct server server;
 
@@ -28,7 +28,7 @@ typedef struct server_options {
     int threads;      /* of the engine's products; 0 = all processors */
     const char *model_name;
     const char *api_key;      /* NULL: none is asked for */
-    const chat_format *chat;  /* NULL: chat_plain */
+    chat_template chat;
     fathom_engine_options engine;
     int64_t max_body;         /* bytes */
     int64_t max_prompt;       /* tokens; 0: the model's length */

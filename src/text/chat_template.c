@@ -22,7 +22,7 @@ static const char *const markers[CHAT_TEMPLATES] = {
 #undef MARKER
 };
 #define SPELLED(code, name, marker) " " name
-#define KNOWN CHAT_TEMPLATE_LIST(SPELLED) /* " chatml llama3" */
+#define KNOWN CHAT_TEMPLATE_LIST(SPELLED) /* " chatml llama3 plain" */
 
 fathom_status chat_template_named(const char *name, chat_template *out, fathom_error *err)
 {
@@ -44,7 +44,7 @@ const char *chat_template_name(chat_template kind)
 static fathom_status recognise(const char *path, const char *text, size_t bytes, chat_template *out, fathom_error *err)
 {
     for (int i = 0; i < CHAT_TEMPLATES; i++)
-        if (bytes > 0 && memmem(text, bytes, markers[i], strlen(markers[i]))) {
+        if (bytes > 0 && markers[i] && memmem(text, bytes, markers[i], strlen(markers[i]))) {
             *out = (chat_template)i;
             return FATHOM_OK;
         }
@@ -188,6 +188,10 @@ static fathom_status add_trimmed(writer *w, const char *text, size_t bytes)
 
 static fathom_status begin_message(writer *w, chat_template kind, const char *role)
 {
+    if (kind == CHAT_TEMPLATE_PLAIN) {
+        TRY(add_text(w, role));
+        return add_text(w, ":");
+    }
     TRY(add_marker(w, kind == CHAT_TEMPLATE_LLAMA3 ? "<|start_header_id|>" : "<|im_start|>"));
     TRY(add_text(w, role));
     if (kind == CHAT_TEMPLATE_LLAMA3)
@@ -197,6 +201,8 @@ static fathom_status begin_message(writer *w, chat_template kind, const char *ro
 
 static fathom_status end_message(writer *w, chat_template kind)
 {
+    if (kind == CHAT_TEMPLATE_PLAIN)
+        return add_text(w, "\n");
     TRY(add_marker(w, chat_template_end(kind)));
     return add_text(w, kind == CHAT_TEMPLATE_LLAMA3 ? "" : "\n");
 }
@@ -207,6 +213,7 @@ static fathom_status write_messages(writer *w, chat_template kind, const chat_me
         TRY(add_marker(w, "<|begin_of_text|>"));
     for (size_t i = 0; i < count; i++) {
         TRY(begin_message(w, kind, messages[i].role));
+        TRY(add_text(w, kind == CHAT_TEMPLATE_PLAIN ? " " : ""));
         if (kind == CHAT_TEMPLATE_LLAMA3)
             TRY(add_trimmed(w, messages[i].content, messages[i].bytes));
         else
@@ -243,7 +250,7 @@ fathom_status chat_template_encode(chat_template kind, const tokenizer *t, const
 
 const char *chat_template_end(chat_template kind)
 {
-    return kind == CHAT_TEMPLATE_LLAMA3 ? "<|eot_id|>" : "<|im_end|>";
+    return kind == CHAT_TEMPLATE_LLAMA3 ? "<|eot_id|>" : kind == CHAT_TEMPLATE_PLAIN ? "\nuser:" : "<|im_end|>";
 }
 
 int32_t chat_template_end_id(chat_template kind, const tokenizer *t)

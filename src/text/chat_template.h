@@ -4,6 +4,10 @@
  *     ChatML     <|im_start|>ROLE\nCONTENT<|im_end|>\n ... <|im_start|>assistant\n
  *     Llama 3    <|begin_of_text|><|start_header_id|>ROLE<|end_header_id|>\n\nCONTENT<|eot_id|> ... <|start_header_id|>assistant<|end_header_id|>\n\n
  *
+ * and, for models that were trained on no form at all, plain lines:
+ *
+ *     plain      ROLE: CONTENT\n ... assistant:
+ *
  * with Llama 3's contents trimmed. What some templates add unasked (a default system message, today's date, tools) is not added.
  *
  * Markers are single ids where the tokenizer has them as added tokens, and ordinary text where it has not, as in the byte tokenizer. In
@@ -18,7 +22,8 @@
 /* X(CODE, name, the text by which a Jinja template is known) */
 #define CHAT_TEMPLATE_LIST(X)                       \
     X(CHATML, "chatml", "<|im_start|>")             \
-    X(LLAMA3, "llama3", "<|start_header_id|>")
+    X(LLAMA3, "llama3", "<|start_header_id|>")      \
+    X(PLAIN, "plain", NULL)
 
 typedef enum chat_template {
 #define CHAT_TEMPLATE_ENUM(code, name, marker) CHAT_TEMPLATE_##code,
@@ -45,7 +50,8 @@ fathom_status chat_template_detect(const char *dir, chat_template *out, fathom_e
 fathom_status chat_template_encode(chat_template kind, const tokenizer *t, const chat_message *messages, size_t count, id_list *out,
                                    fathom_error *err);
 
-/* What ends a message: the text, and its id, -1 where the tokenizer has no such token, and the text has to be watched for. */
+/* What ends a message (of the plain form, the user's next one): the text, and its id, -1 where the tokenizer has no such token, and the
+ * text has to be watched for. */
 const char *chat_template_end(chat_template kind);
 int32_t chat_template_end_id(chat_template kind, const tokenizer *t);
 
