@@ -217,8 +217,10 @@ static fathom_status measure(const bench_command *c, load *loads, int count, fig
     return status;
 }
 
-int bench_serve(const bench_command *command, const kernels *kn)
+int bench_serve(const bench_command *command, const kernels *backend)
 {
+    profile prof;
+    const kernels timed = profile_start(&prof, backend), *kn = command->profile ? &timed : backend;
     bench_command c = *command;
     fathom_error err;
     model_config config[2];
@@ -238,8 +240,12 @@ int bench_serve(const bench_command *command, const kernels *kn)
         if (status == FATHOM_OK)
             status = load_open(&loads[j], &c, &models[j], &err);
     }
+    profile_reset(&prof);
+    const double began = timing_now();
     if (status == FATHOM_OK)
         status = measure(&c, loads, count, f, &speed, &err);
+    if (status == FATHOM_OK && c.profile)
+        bench_print_profile(&prof, c.rounds, timing_now() - began);
     int code = status == FATHOM_OK ? EXIT_OK : cli_fail(&err);
     if (status == FATHOM_OK && c.json) {
         json_t *o = to_json(&f[0]);
