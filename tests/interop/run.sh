@@ -1,6 +1,6 @@
 #!/bin/sh
-# The tests against other people's tools (transformers, PyTorch, tokenizers, TensorBoard), each the real one from PyPI in a virtual
-# environment of their own: run.sh BUILD_FOLDER [pytest options]. TEXTS=FOLDER names the texts and the tokenizer that some tests read;
+# The tests against other people's tools (transformers, PyTorch, tokenizers, TensorBoard, openai, lm-eval), each the real one from PyPI in a
+# virtual environment of their own: run.sh BUILD_FOLDER [pytest options]. TEXTS=FOLDER names the texts and the tokenizer that some tests read;
 # where one is not there they skip, loudly.
 set -eu
 cd "$(dirname "$0")/../.."

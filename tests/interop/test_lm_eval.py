@@ -57,8 +57,8 @@ def folder(verses, fathom, tmp_path_factory):
 @pytest.fixture(scope="module", params=KINDS)
 def run(request, fathom, folder):
     run = folder / request.param
-    fathom("train", "--data", folder / "train.txt", "--tokenizer", folder / "tokenizer.json", "--out", run, "--steps", 100, "--layers", 4, "--dim", 64,
-           "--heads", 2, "--seq-len", T, "--batch", 8, "--lr", "5e-3", "--eval-tokens", 1280, *KINDS[request.param])
+    fathom("train", "--data", folder / "train.txt", "--tokenizer", folder / "tokenizer.json", "--out", run, "--steps", 60, "--layers", 4, "--dim", 64,
+           "--heads", 2, "--seq-len", T, "--batch", 8, "--lr", "5e-3", "--eval-tokens", 1280, "--threads", 1, *KINDS[request.param])
     return run
 
 
@@ -73,7 +73,7 @@ def samples(run, documents, folder):
         (work / f"{name}.yaml").write_text(json.dumps(task))  # JSON is YAML
     with serving(run) as address:
         arguments = dict(base_url=f"{address}/v1/completions", model=run.name, tokenizer=run, max_length=T, tokenized_requests=True, num_concurrent=4,
-                         custom_prefix_token_id=engine.Model.load(run).encode("\n")[0])
+                         custom_prefix_token_id=engine.Model.load(run, threads=1).encode("\n")[0])
         command = [sys.executable, "-m", "lm_eval", "run", "--model", "local-completions", "--model_args",
                    ",".join(f"{key}={value}" for key, value in arguments.items()), "--tasks", ",".join(TASKS), "--include_path", work,
                    "--batch_size", "8", "--log_samples", "--output_path", work / "out"]

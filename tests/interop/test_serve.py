@@ -150,7 +150,8 @@ def test_stream(complete):
         parts = [c for chunk in chunks for c in chunk.choices if c.index == choice.index]
         assert "".join(part.text for part in parts) == choice.text and len(parts) > 10
         assert [part.finish_reason for part in parts] == [None] * (len(parts) - 1) + ["length"]
-        assert [v for part in parts if part.logprobs for v in part.logprobs.token_logprobs] == pytest.approx(choice.logprobs.token_logprobs, abs=NEAR)
+        values = [v for part in parts if part.logprobs for v in part.logprobs.token_logprobs]
+        assert values == pytest.approx(choice.logprobs.token_logprobs, abs=NEAR)
     assert chunks[-1].choices == [] and chunks[-1].usage.completion_tokens == 80 and all(c.usage is None for c in chunks[:-1])
     assert len({(c.id, c.model, c.object) for c in chunks}) == 1
     assert all(c.usage is None for c in complete(stream=True))
@@ -184,7 +185,8 @@ def test_chat(chat, model):
 
 def test_conversation(client, model):
     """The package's own message goes back in as it came, texts in parts, OpenAI's newer name of a system message."""
-    messages = [{"role": "developer", "content": "Count."}, {"role": "user", "content": [{"type": "text", "text": "row"}, {"type": "text", "text": " 8"}]}]
+    parts = [{"type": "text", "text": "row"}, {"type": "text", "text": " 8"}]
+    messages = [{"role": "developer", "content": "Count."}, {"role": "user", "content": parts}]
     options = dict(model="run", temperature=0, max_completion_tokens=12)
     first = client.chat.completions.create(messages=messages, **options).choices[0].message
     so_far = ("system", "Count."), ("user", "row 8")
@@ -253,8 +255,9 @@ def test_shapes_are_the_published_ones(client):
 
 
 @pytest.mark.parametrize("options, field", [
-    (dict(temperature=3), "temperature"), (dict(n=0), "n"), (dict(max_tokens=0), "max_tokens"), (dict(logprobs=21), "logprobs"), (dict(prompt=[]), "prompt"),
-    (dict(prompt=[256]), "prompt"), (dict(logit_bias={"256": 1}), "logit_bias"), (dict(stop=""), "stop"), (dict(top_p="a"), "top_p"),
+    (dict(temperature=3), "temperature"), (dict(n=0), "n"), (dict(max_tokens=0), "max_tokens"), (dict(logprobs=21), "logprobs"),
+    (dict(prompt=[]), "prompt"), (dict(prompt=[256]), "prompt"), (dict(logit_bias={"256": 1}), "logit_bias"), (dict(stop=""), "stop"),
+    (dict(top_p="a"), "top_p"),
     (dict(suffix="x"), "suffix"), (dict(best_of=3), "best_of")])
 def test_bad_requests(options, field, complete):
     with pytest.raises(openai.BadRequestError) as caught:
@@ -293,7 +296,8 @@ def test_key(run):
 
 
 def test_a_full_queue(run):
-    with serving(run, "--max-active", 1, "--max-queue", 3) as address, openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0) as client:
+    with (serving(run, "--max-active", 1, "--max-queue", 3) as address,
+          openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0) as client):
         long = dict(model="run", prompt="a", max_tokens=900, logit_bias=Q)
         stream = client.completions.create(**long, n=4, stream=True)
         next(stream)
