@@ -185,18 +185,23 @@ static int bench_gemm(const bench_command *c, const kernels *kn)
 static const struct {
     const char *name;
     int (*run)(const bench_command *c, const kernels *kn);
-} measurements[] = {{"train", bench_train}, {"decode", bench_decode}, {"prefill", bench_prefill}, {"gemm", bench_gemm}};
+} measurements[] = {{"train", bench_train}, {"decode", bench_decode}, {"prefill", bench_prefill}, {"serve", bench_serve},
+                    {"gemm", bench_gemm}};
 
 static fathom_status check(bench_command *c, const char *what, int *chosen, fathom_error *err)
 {
     const struct {
         const char *name;
         int64_t value;
-    } counts[] = {{"batch", c->batch}, {"steps", c->steps}, {"tokens", c->tokens}, {"rounds", c->rounds}};
+    } counts[] = {{"batch", c->batch}, {"steps", c->steps}, {"tokens", c->tokens}, {"rounds", c->rounds}, {"streams", c->streams},
+                  {"prompt", c->prompt}, {"prefill-tokens", c->prefill_tokens}};
     for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
         if (counts[i].value < 1 || counts[i].value > 1 << 20)
             return status_fail(err, FATHOM_INVALID_ARGUMENT, "--%s: %lld: must be 1 to 1048576", counts[i].name,
                                (long long)counts[i].value);
+    if (c->long_prompt < 0 || c->long_prompt > 1 << 20 || (c->long_prompt > 0 && c->streams < 2))
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--long-prompt: %lld: must be 0 to 1048576, with 2 streams or more",
+                           (long long)c->long_prompt);
     TRY(train_dtype_parse(c->dtype, &c->bf16, err));
     if (!weight_type_parse(c->weights_name, &c->weights))
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "--weights: %s: must be one of fp32, bf16, q8", c->weights_name);
@@ -205,14 +210,14 @@ static fathom_status check(bench_command *c, const char *what, int *chosen, fath
             *chosen = (int)i;
             return FATHOM_OK;
         }
-    return status_fail(err, FATHOM_INVALID_ARGUMENT, "bench: %s: must be train, decode, prefill or gemm",
+    return status_fail(err, FATHOM_INVALID_ARGUMENT, "bench: %s: must be train, decode, prefill, serve or gemm",
                        *what ? what : "nothing");
 }
 
 int command_bench(int argc, char **argv)
 {
     bench_command c = {.shape = model_flags_default(), .batch = 16, .steps = 5, .tokens = 128, .rounds = 9, .dtype = "fp32",
-                       .weights_name = "fp32"};
+                       .weights_name = "fp32", .streams = 32, .prompt = 16, .prefill_tokens = 64};
     const option table[] = {
         MODEL_OPTIONS(&c.shape),
         {OPTION_HEADING, "measuring", 0, 0, 0},
@@ -220,16 +225,20 @@ int command_bench(int argc, char **argv)
         {OPTION_INTEGER, "steps", &c.steps, "N", "train: steps to time (5); the median counts"},
         {OPTION_TEXT, "dtype", &c.dtype, "T", "train: fp32, or bf16 inputs of products (fp32)"},
         {OPTION_FLAG, "recompute", &c.recompute, 0, "train: compute activations again in the backward pass"},
-        {OPTION_INTEGER, "tokens", &c.tokens, "N", "decode, prefill: tokens (128)"},
-        {OPTION_INTEGER, "rounds", &c.rounds, "N", "decode, prefill: times to repeat (9); the median counts"},
-        {OPTION_TEXT, "weights", &c.weights_name, "T", "decode, prefill: fp32, bf16, q8 (fp32)"},
+        {OPTION_INTEGER, "tokens", &c.tokens, "N", "decode, prefill, serve: tokens, of serve a stream (128)"},
+        {OPTION_INTEGER, "rounds", &c.rounds, "N", "decode, prefill, serve: times to repeat (9); the median counts"},
+        {OPTION_TEXT, "weights", &c.weights_name, "T", "decode, prefill, serve: fp32, bf16, q8 (fp32)"},
+        {OPTION_INTEGER, "streams", &c.streams, "N", "serve: sequences side by side, against one (32)"},
+        {OPTION_INTEGER, "prompt", &c.prompt, "N", "serve: tokens of each one's prompt (16)"},
+        {OPTION_INTEGER, "long-prompt", &c.long_prompt, "N", "serve: and of one that comes while the others are under way; 0: none (0)"},
+        {OPTION_INTEGER, "prefill-tokens", &c.prefill_tokens, "N", "serve: prompt tokens a step beside those that decode (64)"},
         {OPTION_FLAG, "compare-mod", &c.compare_mod, 0, "the plain and the routed model in turn, and their ratios"},
         {OPTION_FLAG, "profile", &c.profile, 0, "time, share, GFLOP/s and GB/s of every operation on stderr"},
         {OPTION_INTEGER, "threads", &c.threads, "N", "processor threads (all)"},
         {OPTION_FLAG, "json", &c.json, 0, "one JSON object on stdout"},
         {0},
     };
-    const options_input in = {"bench", "train|decode|prefill|gemm",
+    const options_input in = {"bench", "train|decode|prefill|serve|gemm",
                               "Measures speed, beside the rate that the machine reaches in the same run.", table, 1};
     fathom_error err;
     options_result parsed;

@@ -5,12 +5,13 @@
 #define FATHOM_CLI_BENCH_H
 
 #include "cli/cli.h"
+#include "infer/session.h"
 #include "kernels/profile.h"
 #include "kernels/weight.h"
 
 typedef struct bench_command {
     model_flags shape;
-    int64_t batch, steps, threads, tokens, rounds;
+    int64_t batch, steps, threads, tokens, rounds, streams, prompt, long_prompt, prefill_tokens;
     bool json, profile, compare_mod;
     const char *dtype, *weights_name;
     bool bf16, recompute;
@@ -20,6 +21,7 @@ typedef struct bench_command {
 int bench_train(const bench_command *c, const kernels *kn);
 int bench_decode(const bench_command *c, const kernels *kn);
 int bench_prefill(const bench_command *c, const kernels *kn);
+int bench_serve(const bench_command *c, const kernels *kn);
 
 /* C [m, n] = A [m, k] B [n, k]^T, again and again. With bf16 the operands are rounded beforehand: what is probed is the product
  * alone. */
@@ -54,6 +56,10 @@ void read_probe_close(read_probe *p);
 
 /* Where `seconds` went, on stderr: an operation a line, per one of `times` steps, and what no operation accounts for. */
 void bench_print_profile(profile *p, int64_t times, double seconds);
+
+/* A model with random weights of c's type whose thresholds let through the capacity's share of `tokens` tokens: routed as one that was
+ * trained. No tokenizer; model_free(&out->m). */
+fathom_status bench_random_model(const bench_command *c, const model_config *config, const kernels *kn, fathom_model *out, fathom_error *err);
 
 /* c with its routed twin's options: what --compare-mod measures beside the plain model. */
 fathom_status bench_shapes(const bench_command *c, model_config *plain, model_config *routed, fathom_error *err);

@@ -79,18 +79,18 @@ static int ascending(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static fathom_status calibrate(subject *s, int64_t tokens, fathom_error *err)
+static fathom_status calibrate(fathom_model *owner, fathom_session *session, const int32_t *ids, int64_t tokens, fathom_error *err)
 {
-    model_config *c = &s->owner.m.config;
+    model_config *c = &owner->m.config;
     calibration cal = {.logit = calloc((size_t)(model_stages(c) * tokens), sizeof(float)),
                        .seen = calloc((size_t)model_stages(c), sizeof(int64_t)), .tokens = tokens};
     fathom_status status = cal.logit && cal.seen ? FATHOM_OK : status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
     /* twice: what a layer sees depends on the thresholds of those before it */
     for (int pass = 0; pass < 2 && status == FATHOM_OK; pass++) {
         memset(cal.seen, 0, (size_t)model_stages(c) * sizeof *cal.seen);
-        session_set_visitor(s->session, collect, &cal);
-        fathom_session_reset(s->session);
-        status = fathom_session_append(s->session, s->ids, (size_t)tokens, err);
+        session_set_visitor(session, collect, &cal);
+        fathom_session_reset(session);
+        status = fathom_session_append(session, ids, (size_t)tokens, err);
         for (int64_t l = 0; l < model_stages(c); l++)
             if (model_stage_routed(c, l) && cal.seen[l] > 0) {
                 float *z = cal.logit + l * tokens;
@@ -98,35 +98,55 @@ static fathom_status calibrate(subject *s, int64_t tokens, fathom_error *err)
                 c->mod.threshold[l] = z[(int64_t)((1 - (double)c->mod.capacity[l]) * (double)(cal.seen[l] - 1))];
             }
     }
-    session_set_visitor(s->session, NULL, NULL);
+    session_set_visitor(session, NULL, NULL);
     free(cal.logit);
     free(cal.seen);
     return status;
 }
 
-static fathom_status subject_open(subject *s, const bench_command *c, const model_config *config, const kernels *kn,
-                                  fathom_error *err)
+static void some_tokens(int32_t *ids, int64_t n, int64_t vocab)
+{
+    for (int64_t i = 0; i < n; i++)
+        ids[i] = (int32_t)(i * 7919 % vocab);
+}
+
+fathom_status bench_random_model(const bench_command *c, const model_config *config, const kernels *kn, fathom_model *out, fathom_error *err)
 {
     model full;
     fathom_status status = model_init(&full, config, WEIGHT_F32, kn, err);
     if (status == FATHOM_OK)
         status = model_randomize(&full, 1, err);
     if (status == FATHOM_OK && c->weights != WEIGHT_F32) {
-        status = model_reduce(&s->owner.m, &full, c->weights, err);
+        status = model_reduce(&out->m, &full, c->weights, err);
         model_free(&full);
     } else {
-        s->owner.m = full;
+        out->m = full;
     }
-    TRY(status);
+    if (status != FATHOM_OK || model_routed_stages(config) == 0)
+        return status;
+    fathom_session *session = NULL;
+    int32_t *ids = calloc((size_t)c->tokens, sizeof *ids);
+    status = ids ? fathom_session_new(out, c->tokens, &session, err) : status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
+    if (status == FATHOM_OK) {
+        some_tokens(ids, c->tokens, config->vocab);
+        status = calibrate(out, session, ids, c->tokens, err);
+    }
+    fathom_session_free(session);
+    free(ids);
+    return status;
+}
+
+static fathom_status subject_open(subject *s, const bench_command *c, const model_config *config, const kernels *kn,
+                                  fathom_error *err)
+{
+    TRY(bench_random_model(c, config, kn, &s->owner, err));
     s->ids = calloc((size_t)c->tokens, sizeof *s->ids);
     s->seconds = calloc((size_t)c->rounds, sizeof *s->seconds);
     s->utilisation = calloc((size_t)c->rounds, sizeof *s->utilisation);
     if (!s->ids || !s->seconds || !s->utilisation)
         return status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
-    for (int64_t i = 0; i < c->tokens; i++)
-        s->ids[i] = (int32_t)(i * 7919 % config->vocab);
-    TRY(fathom_session_new(&s->owner, c->tokens, &s->session, err));
-    return model_routed_stages(config) > 0 ? calibrate(s, c->tokens, err) : FATHOM_OK;
+    some_tokens(s->ids, c->tokens, config->vocab);
+    return fathom_session_new(&s->owner, c->tokens, &s->session, err);
 }
 
 /* The sequence in steps of `step` tokens. */

@@ -31,6 +31,8 @@ int cli_usage(const fathom_error *err);
 int cli_print_json(json_t *object);
 /* A number as JSON; null when it is not finite. */
 json_t *cli_number(double value);
+/* Generated text as JSON, which is UTF-8; a byte model may say anything: bytes that are not UTF-8 become U+FFFD. */
+json_t *cli_text(const char *text, size_t length);
 
 /* From now on the first Ctrl-C sets *flag, a second one ends the process. To be called before the first parallel region: threads
  * inherit the signal mask. */

@@ -2,6 +2,7 @@
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -33,6 +34,28 @@ int cli_print_json(json_t *object)
 json_t *cli_number(double value)
 {
     return isfinite(value) ? json_real(value) : json_null();
+}
+
+json_t *cli_text(const char *text, size_t length)
+{
+    json_t *whole = json_stringn(text ? text : "", length);
+    if (whole)
+        return whole;
+    char *clean = malloc(3 * length + 1);
+    size_t n = 0;
+    for (size_t i = 0; clean && i < length;) {
+        size_t take = length - i < 4 ? length - i : 4;
+        json_t *probe = NULL;
+        for (; take > 0 && !(probe = json_stringn(text + i, take)); take--)
+            ;
+        json_decref(probe);
+        memcpy(clean + n, take ? text + i : "\xEF\xBF\xBD", take ? take : 3);
+        n += take ? take : 3;
+        i += take ? take : 1;
+    }
+    json_t *result = clean ? json_stringn(clean, n) : NULL;
+    free(clean);
+    return result;
 }
 
 fathom_status data_format_parse(const char *text, bool *raw, fathom_error *err)

@@ -5,11 +5,12 @@
 
 #include "base/file.h"
 #include "cli/cli.h"
+#include "cli/generate.h"
 
 typedef struct generate_command {
-    const char *prompt;
+    const char *prompt, *prompts;
     option_list stop;
-    int64_t max_tokens, top_k, seed, threads;
+    int64_t max_tokens, top_k, seed, threads, max_active;
     double temperature, top_p, min_p, presence_penalty, frequency_penalty, budget;
     bool json;
     char *text; /* collected for --json */
@@ -37,36 +38,13 @@ static int collect_piece(const char *text, size_t bytes, void *user)
     return 0;
 }
 
-/* JSON is UTF-8; a byte model may say anything. Bytes that are not UTF-8 become U+FFFD. */
-static json_t *json_text(const char *text, size_t length)
-{
-    json_t *whole = json_stringn(text ? text : "", length);
-    if (whole)
-        return whole;
-    char *clean = malloc(3 * length + 1);
-    size_t n = 0;
-    for (size_t i = 0; clean && i < length;) {
-        size_t take = length - i < 4 ? length - i : 4;
-        json_t *probe = NULL;
-        for (; take > 0 && !(probe = json_stringn(text + i, take)); take--)
-            ;
-        json_decref(probe);
-        memcpy(clean + n, take ? text + i : "\xEF\xBF\xBD", take ? take : 3);
-        n += take ? take : 3;
-        i += take ? take : 1;
-    }
-    json_t *result = clean ? json_stringn(clean, n) : NULL;
-    free(clean);
-    return result;
-}
-
 static int report(const generate_command *c, const fathom_generate_stats *s)
 {
     const double rate = s->decode_seconds > 0 ? (double)s->tokens / s->decode_seconds : 0;
     const double prefill = s->prefill_seconds > 0 ? (double)s->prompt_tokens / s->prefill_seconds : 0;
     if (c->json) {
         json_t *o = json_object();
-        json_object_set_new(o, "text", json_text(c->text, c->length));
+        json_object_set_new(o, "text", cli_text(c->text, c->length));
         json_object_set_new(o, "tokens", json_integer((json_int_t)s->tokens));
         json_object_set_new(o, "tokens_per_s", cli_number(rate));
         json_object_set_new(o, "prefill_tokens_per_s", cli_number(prefill));
@@ -87,9 +65,11 @@ static int report(const generate_command *c, const fathom_generate_stats *s)
 int command_generate(int argc, char **argv)
 {
     const fathom_generate_options defaults = fathom_generate_defaults();
-    generate_command c = {.max_tokens = defaults.max_tokens, .temperature = 0.8, .top_p = 1, .seed = 1};
+    generate_command c = {.max_active = fathom_engine_defaults().max_active, .max_tokens = defaults.max_tokens, .temperature = 0.8, .top_p = 1, .seed = 1};
     const option table[] = {
         {OPTION_TEXT, "prompt", &c.prompt, "TEXT", "text to continue"},
+        {OPTION_TEXT, "prompts", &c.prompts, "FILE", "or many: one a line, in a .jsonl file {\"prompt\": TEXT}; one JSON object a line on stdout"},
+        {OPTION_INTEGER, "max-active", &c.max_active, "N", "with --prompts: sequences computed side by side (32)"},
         {OPTION_INTEGER, "max-tokens", &c.max_tokens, "N", "new tokens at most (128)"},
         {OPTION_NUMBER, "temperature", &c.temperature, "X", "0 = the likeliest token each time (0.8)"},
         {OPTION_INTEGER, "top-k", &c.top_k, "N", "sample among the N likeliest, 0 = off (0)"},
@@ -112,8 +92,11 @@ int command_generate(int argc, char **argv)
         return EXIT_OK;
     if (status == FATHOM_OK && parsed.positional_count != 1)
         status = status_fail(&err, FATHOM_INVALID_ARGUMENT, "generate needs a model directory");
-    else if (status == FATHOM_OK && !c.prompt)
-        status = status_fail(&err, FATHOM_INVALID_ARGUMENT, "--prompt: needed: the text to continue");
+    else if (status == FATHOM_OK && !c.prompt == !c.prompts)
+        status = status_fail(&err, FATHOM_INVALID_ARGUMENT, c.prompt ? "--prompt and --prompts: one of them, not both"
+                                                                     : "--prompt: needed: the text to continue, or --prompts");
+    else if (status == FATHOM_OK && c.prompts && c.json)
+        status = status_fail(&err, FATHOM_INVALID_ARGUMENT, "--json: --prompts prints a JSON object a line by itself");
     else if (status == FATHOM_OK && (c.top_k < 0 || c.top_k > INT32_MAX))
         status = status_fail(&err, FATHOM_INVALID_ARGUMENT, "--top-k: %lld: must be 0 (off) or above", (long long)c.top_k);
     if (status != FATHOM_OK) {
@@ -127,6 +110,12 @@ int command_generate(int argc, char **argv)
         .min_p = (float)c.min_p, .seed = (uint64_t)c.seed, .stop = c.stop.items, .stop_count = c.stop.count,
         .budget = c.budget, .presence_penalty = (float)c.presence_penalty, .frequency_penalty = (float)c.frequency_penalty};
     status = fathom_model_load(parsed.positional[0], (int)c.threads, &loaded, &err);
+    if (status == FATHOM_OK && c.prompts) {
+        const int code = generate_batch(loaded, c.prompts, c.max_active, &options);
+        fathom_model_free(loaded);
+        options_free(&parsed);
+        return code;
+    }
     if (status == FATHOM_OK)
         status = fathom_generate(loaded, c.prompt, strlen(c.prompt), &options, c.json ? collect_piece : print_piece, &c,
                                  &stats, &err);

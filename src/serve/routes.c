@@ -1,7 +1,9 @@
 /* The table of routes, and the answers that need no engine. */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "infer/session.h"
 #include "serve/exchange.h"
 #include "serve/token_text.h"
 
@@ -38,14 +40,24 @@ static enum MHD_Result answer_metrics(exchange *x)
     return answer_text(x, 200, "text/plain; version=0.0.4; charset=utf-8", metrics_text(&s->counts, &now));
 }
 
+/* The calibrated ones, ascending: what lies between the first and the last may be asked for. They are kept as floats: 0.1 is to read 0.1. */
+static json_t *budgets_json(const model_config *c)
+{
+    json_t *list = json_array();
+    for (int64_t i = 0; i < c->mod.budgets; i++)
+        json_array_append_new(list, json_real(round((double)c->mod.budget[i] * 1e6) / 1e6));
+    return list;
+}
+
 static json_t *model_json(exchange *x)
 {
     const server *s = x->server;
     const fathom_model_info *m = &s->info;
-    return json_pack("{s:s, s:s, s:I, s:s, s:I, s:I, s:I, s:I, s:I, s:I}", "id", s->options.model_name, "object", "model", "created",
+    return json_pack("{s:s, s:s, s:I, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "id", s->options.model_name, "object", "model", "created",
                      (json_int_t)s->counts.started, "owned_by", "fathom", "max_model_len", (json_int_t)m->max_tokens, "vocab",
                      (json_int_t)m->vocab, "params", (json_int_t)m->params, "layers", (json_int_t)m->layers, "routed_layers",
-                     (json_int_t)m->routed_layers, "stages", (json_int_t)worker_statistics(s->worker).engine.stages);
+                     (json_int_t)m->routed_layers, "stages", (json_int_t)worker_statistics(s->worker).engine.stages, "budgets",
+                     budgets_json(&s->model->m.config));
 }
 
 static enum MHD_Result answer_models(exchange *x)

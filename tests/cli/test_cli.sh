@@ -27,6 +27,18 @@ for key in tokens tokens_per_s prefill_tokens_per_s routed_fraction kv_bytes; do
     check "generate --json has $key" test -n "$(field "$work/gen.json" $key)"
 done
 check "generate --json has text" grep -q '"text"' "$work/gen.json"
+printf 'line 1\n\nline 22\r\nline 333\n' >"$work/prompts.txt"
+"$fathom" generate "$work/run" --prompts "$work/prompts.txt" --max-tokens 9 --temperature 0 >"$work/batch.out" 2>/dev/null
+check "generate --prompts answers every line" test "$(wc -l <"$work/batch.out")" -eq 3
+for line in 1 2 3; do
+    prompt=$(tr -d '\r' <"$work/prompts.txt" | grep . | sed -n "${line}p")
+    "$fathom" generate "$work/run" --prompt "$prompt" --max-tokens 9 --temperature 0 --json >"$work/gen.json" 2>/dev/null
+    check "prompt $line of many as by itself" test "$(sed -n "${line}p" "$work/batch.out" | sed 's/.*"text": \(.*\), "prompt_tokens.*/\1/')" = \
+        "$(sed 's/.*"text": \(.*\), "tokens": .*/\1/' "$work/gen.json")"
+done
+printf '{"prompt": "a"}\n"b"\n{"other": 1}\n' >"$work/prompts.jsonl"
+"$fathom" generate "$work/run" --prompts "$work/prompts.jsonl" --max-tokens 3 >"$work/batch.out" 2>/dev/null
+check "a prompt that is none fails by itself" test $? -eq 1 -a "$(grep -c '"text"' "$work/batch.out")" -eq 2 -a "$(grep -c ':3: must be' "$work/batch.out")" -eq 1
 check "same seed, same text" test "$("$fathom" generate "$work/run" --prompt a --max-tokens 20 --seed 3 2>/dev/null | cksum)" = \
     "$("$fathom" generate "$work/run" --prompt a --max-tokens 20 --seed 3 2>/dev/null | cksum)"
 "$fathom" flops "$work/run" --json >"$work/flops.json"
@@ -165,6 +177,9 @@ refuses "eval without data" 2 "--data" "$fathom" eval "$work/run"
 refuses "eval of nothing" 1 "$work/none" "$fathom" eval "$work/none" --data "$work/text.txt"
 refuses "unknown routing" 2 "--routing: best" "$fathom" eval "$work/run" --data "$work/text.txt" --routing best
 refuses "prompt too long" 1 "at most 32" "$fathom" generate "$work/run" --prompt "$(cat "$work/short.txt" "$work/options.json")" --max-tokens 9
+refuses "a prompt and prompts" 2 "--prompts" "$fathom" generate "$work/run" --prompt a --prompts "$work/prompts.txt"
+refuses "no such prompts" 1 "$work/none" "$fathom" generate "$work/run" --prompts "$work/none"
+refuses "nobody active" 1 "max_active: 0" "$fathom" generate "$work/run" --prompts "$work/prompts.txt" --max-active 0
 refuses "empty prompt" 1 "prompt" "$fathom" generate "$work/run" --prompt ""
 refuses "temperature" 1 "temperature" "$fathom" generate "$work/run" --prompt a --max-tokens 4 --temperature -1
 refuses "presence penalty" 1 "presence_penalty" "$fathom" generate "$work/run" --prompt a --max-tokens 4 --presence-penalty 3

@@ -24,9 +24,9 @@ def check(name, good, seen=""):
 
 
 class Server:
-    def __init__(self, *options, env=None):
+    def __init__(self, *options, env=None, model=MODEL):
         self.log = open(os.path.join(FOLDER, "serve.log"), "w+")
-        self.process = subprocess.Popen([FATHOM, "serve", MODEL, "--port", "0", "--threads", "1", *options], stderr=subprocess.PIPE,
+        self.process = subprocess.Popen([FATHOM, "serve", model, "--port", "0", "--threads", "1", *options], stderr=subprocess.PIPE,
                                         stdout=subprocess.DEVNULL, text=True, env={**os.environ, **(env or {})})
         line = self.process.stderr.readline()
         self.port = int(re.search(r"http://127\.0\.0\.1:(\d+)", line).group(1))
@@ -185,6 +185,7 @@ def chats(s):
 def others(s):
     status, r, _ = s.ask("GET", "/v1/models")
     check("models", status == 200 and r["object"] == "list" and r["data"][0]["id"] == "run" and r["data"][0]["max_model_len"] == 2048, r)
+    check("no budgets without calibration", r["data"][0]["budgets"] == [], r)
     check("one model", s.ask("GET", "/v1/models/run")[1] == r["data"][0])
     check("another model", s.ask("GET", "/v1/models/large")[0] == 404)
     text = "h\u00e9llo \U0001f600\n"
@@ -389,4 +390,5 @@ def main():
     return failures > 0
 
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())
