@@ -5,7 +5,7 @@
 #   make demo       train plain and Mixture-of-Depths models on text of this machine at equal training FLOPs, side by side
 #   make test       all tests (under 10 minutes on 2 cores)
 #   make test-asan  the same under AddressSanitizer and UndefinedBehaviorSanitizer
-#   make test-interop  against transformers, PyTorch, tokenizers and TensorBoard from PyPI (downloads 3 GB the first time)
+#   make test-interop  against transformers, PyTorch, tokenizers, TensorBoard, openai and lm-eval from PyPI (downloads 3 GB the first time)
 #   make test-tsan  the threaded tests under ThreadSanitizer (clang)
 #   make fuzz       every reader of files under libFuzzer for FUZZ_SECONDS (60) each (clang)
 #   make study      the published comparison at equal training FLOPs (hours; docs/isoflop.md); TEXTS=FOLDER OUT=FOLDER

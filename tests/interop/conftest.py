@@ -1,7 +1,9 @@
 """What the interoperability tests share: the command line, the texts, and how near is near enough."""
+import contextlib
 import json
 import os
 import pathlib
+import re
 import subprocess
 
 import pytest
@@ -21,6 +23,25 @@ def fathom():
         return json.loads(done.stdout) if parse else done.stdout
 
     return run
+
+
+@contextlib.contextmanager
+def serving(directory, *options):
+    """`fathom serve` of a model on a free port, as the address that it prints, http://127.0.0.1:PORT, until the block ends; then it has to
+    end well."""
+    command = [str(BUILD / "fathom"), "serve", str(directory), "--port", "0", "--threads", "1", "--log", os.devnull, *map(str, options)]
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        line = server.stderr.readline()
+        address = re.search(r"http://127\.0\.0\.1:\d+", line)
+        assert address, line + server.stderr.read()
+        yield address.group()
+        server.terminate()
+        assert server.wait(60) == 0
+    finally:
+        server.kill()
+        server.wait()
+        server.stderr.close()
 
 
 @pytest.fixture(scope="session")

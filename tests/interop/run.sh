@@ -1,6 +1,6 @@
 #!/bin/sh
-# The tests against other people's tools (transformers, PyTorch, tokenizers, TensorBoard), each the real one from PyPI in a virtual
-# environment of their own: run.sh BUILD_FOLDER [pytest options]. TEXTS=FOLDER names the texts and the tokenizer that some tests read;
+# The tests against other people's tools (transformers, PyTorch, tokenizers, TensorBoard, openai, lm-eval), each the real one from PyPI in a
+# virtual environment of their own: run.sh BUILD_FOLDER [pytest options]. TEXTS=FOLDER names the texts and the tokenizer that some tests read;
 # where one is not there they skip, loudly.
 set -eu
 cd "$(dirname "$0")/../.."
@@ -13,7 +13,7 @@ if ! cmp -s tests/interop/requirements.txt "$venv/installed.txt"; then
     "$venv/bin/pip" install --quiet --disable-pip-version-check -r tests/interop/requirements.txt
     cp tests/interop/requirements.txt "$venv/installed.txt"
 fi
-{ cmake -S . -B "$build" -DFATHOM_TESTS=ON && cmake --build "$build" -j "$(nproc)" --target fathom fathom_shared tool_case; } >"$build.log" 2>&1 || {
+{ cmake -S . -B "$build" -DFATHOM_TESTS=ON && cmake --build "$build" -j "$(nproc)" --target fathom fathom_shared tool_case tool_chat_ids; } >"$build.log" 2>&1 || {
     cat "$build.log" >&2
     exit 1
 }
