@@ -96,9 +96,10 @@ def raw(s, data, wait=5.0):
             return b""
 
 
-def start(s, body):
+def start(s, body, close=False):
     """A request that is sent and not waited for."""
     c = socket.create_connection(("127.0.0.1", s.port))
     data = json.dumps(body).encode()
-    c.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(data) + data)
+    c.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n%sContent-Length: %d\r\n\r\n" %
+              (b"Connection: close\r\n" if close else b"", len(data)) + data)
     return c
