@@ -386,8 +386,8 @@ static inline bool seeds_request(const char *folder, int i)
         "\"stop\":[\"x\",\"yz\"],\"n\":2,\"best_of\":2,\"echo\":true,\"logprobs\":2,\"suffix\":null,\"logit_bias\":{\"3\":-100,\"0\":2.5},"
         "\"frequency_penalty\":1,\"presence_penalty\":-2,\"stream\":true,\"stream_options\":{\"include_usage\":true},\"budget\":0.5,\"routing\":true}",
         "{\"prompt\":[[1,2,3],[255]],\"max_tokens\":16.0,\"n\":1}",
-        "{\"messages\":[{\"role\":\"system\",\"content\":\"a\"},{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"b\"}]}],"
-        "\"max_completion_tokens\":4,\"logprobs\":true,\"top_logprobs\":3,\"tools\":[],\"response_format\":{\"type\":\"text\"}}",
+        ("{\"messages\":[{\"role\":\"system\",\"content\":\"a\"},{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"b\"}]}],"
+         "\"max_completion_tokens\":4,\"logprobs\":true,\"top_logprobs\":3,\"tools\":[],\"response_format\":{\"type\":\"text\"}}"),
     };
     enum { TEXTS = sizeof texts / sizeof *texts };
     char path[FUZZ_PATH];
