@@ -7,6 +7,8 @@
 #   make test-asan  the same under AddressSanitizer and UndefinedBehaviorSanitizer
 #   make test-interop  against transformers, PyTorch, tokenizers, TensorBoard, openai and lm-eval from PyPI (downloads 3 GB the first time)
 #   make test-tsan  the threaded tests under ThreadSanitizer (clang)
+#   make test-faults  the server among thousands of broken, slow and vanishing clients, then some under AddressSanitizer (6 minutes)
+#   make soak       a server under mixed load for SOAK_MINUTES (30)
 #   make fuzz       every reader of files under libFuzzer for FUZZ_SECONDS (60) each (clang)
 #   make study      the published comparison at equal training FLOPs (hours; docs/isoflop.md); TEXTS=FOLDER OUT=FOLDER
 #   make install PREFIX=/usr/local
@@ -17,7 +19,7 @@ PREFIX ?= /usr/local
 CMAKE_FLAGS ?=
 JOBS := $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: all demo study test test-asan test-interop test-tsan fuzz install clean setup setup-test
+.PHONY: all demo study test test-asan test-interop test-tsan test-faults soak fuzz install clean setup setup-test
 
 all: setup
 	@cmake -S . -B $(BUILD) -DCMAKE_INSTALL_PREFIX=$(PREFIX) -DFATHOM_TESTS=OFF $(CMAKE_FLAGS) >$(BUILD).log 2>&1 || { cat $(BUILD).log; exit 1; }
@@ -51,6 +53,13 @@ test-interop:
 test-tsan:
 	@scripts/setup.sh tsan
 	@tests/run.sh $(BUILD)-tsan "-DFATHOM_TSAN=ON -DCMAKE_C_COMPILER=clang $(CMAKE_FLAGS)" threads
+
+test-faults: setup-test
+	@FATHOM_FAULTS=full tests/run.sh $(BUILD)-test "$(CMAKE_FLAGS)" faults
+	@tests/run.sh $(BUILD)-asan "-DFATHOM_ASAN=ON $(CMAKE_FLAGS)" faults
+
+soak: all
+	@scripts/soak.sh "$(BUILD)/fathom"
 
 fuzz:
 	@scripts/setup.sh fuzz

@@ -1,6 +1,7 @@
 #!/bin/sh
-# Builds and runs the tests: run.sh BUILD_FOLDER "CMAKE FLAGS" [threads]. Every test speaks TAP; the last line is the count.
-# With `threads` only the programs that compute on several threads run (for ThreadSanitizer).
+# Builds and runs the tests: run.sh BUILD_FOLDER "CMAKE FLAGS" [threads|faults]. Every test speaks TAP; the last line is the count.
+# With `threads` only the programs that compute on several threads run (for ThreadSanitizer); with `faults`
+# only the server among broken clients.
 set -u
 cd "$(dirname "$0")/.."
 build=$1 flags=${2:-} only=${3:-}
@@ -8,6 +9,7 @@ export CMOCKA_MESSAGE_OUTPUT=TAP
 export FATHOM_BUILD="$PWD/$build" FATHOM_ROOT="$PWD"
 export ASAN_OPTIONS=detect_leaks=1:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1
 export TSAN_OPTIONS="ignore_noninstrumented_modules=1 halt_on_error=1"
+case $flags in *_ASAN=ON* | *_TSAN=ON*) export FATHOM_SANITIZED=1 ;; esac
 log=$build/test.log
 
 # shellcheck disable=SC2086  # a list of flags
@@ -44,6 +46,9 @@ if [ "$only" = threads ]; then
     for name in test_bpe_train test_gradients test_transformer test_trainer test_session; do
         run "$name" "$build/tests/$name"
     done
+    run test_faults.sh sh tests/serve/test_faults.sh
+elif [ "$only" = faults ]; then
+    run test_faults.sh sh tests/serve/test_faults.sh
 else
     for program in "$build"/tests/test_*; do
         run "$(basename "$program")" "$program"

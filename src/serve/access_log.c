@@ -11,9 +11,9 @@ static json_t *rounded(double seconds)
     return json_real((double)(int64_t)(seconds * 1e6 + 0.5) / 1e6);
 }
 
-static json_t *path_json(const char *path)
+static json_t *sent_json(const char *sent)
 {
-    json_t *text = json_string(path);
+    json_t *text = json_string(sent);
     return text ? text : json_string("?"); /* not UTF-8 */
 }
 
@@ -55,8 +55,8 @@ void access_log(const exchange *x)
     gmtime_r(&now.tv_sec, &utc);
     const size_t length = strftime(when, sizeof when, "%Y-%m-%dT%H:%M:%S", &utc);
     snprintf(when + length, sizeof when - length, ".%03ldZ", now.tv_nsec / 1000000);
-    json_t *o = json_pack("{s:s, s:s, s:s, s:s, s:o, s:i, s:o}", "time", when, "id", x->id, "remote", x->remote, "method", x->method, "path",
-                          path_json(x->path), "status", x->status, "seconds", rounded(timing_now() - x->began));
+    json_t *o = json_pack("{s:s, s:s, s:s, s:o, s:o, s:i, s:o}", "time", when, "id", x->id, "remote", x->remote, "method",
+                          sent_json(x->method), "path", sent_json(x->path), "status", x->status, "seconds", rounded(timing_now() - x->began));
     if (o && x->job && x->reply.choices)
         add_generation(o, x);
     if (o && x->job && x->server->options.log_prompts)

@@ -125,6 +125,37 @@ static bool hopeless(exchange *x)
     return true;
 }
 
+/* What a proxy before this server may read in another way, so that it sees the end of the request elsewhere and takes a part of its body for
+ * another request: RFC 9112, 6.3. MHD takes the first length, and reads chunks whatever the length. */
+typedef struct framing {
+    int lengths, encodings;
+    bool bad;
+} framing;
+
+static enum MHD_Result check_header(void *user, enum MHD_ValueKind kind, const char *name, const char *value)
+{
+    framing *f = user;
+    (void)kind;
+    f->lengths += strcasecmp(name, "Content-Length") == 0;
+    if (strcasecmp(name, "Transfer-Encoding") == 0) {
+        f->encodings++;
+        f->bad |= !value || strcasecmp(value, "chunked") != 0;
+    }
+    f->bad |= strpbrk(name, " \t") != NULL;
+    return MHD_YES;
+}
+
+static bool ambiguous(exchange *x)
+{
+    framing f = {0};
+    MHD_get_connection_values(x->mhd, MHD_HEADER_KIND, check_header, &f);
+    if (!f.bad && f.lengths + f.encodings <= 1)
+        return false;
+    x->problem = (serve_problem){0};
+    problem_set(&x->problem, 400, NULL, NULL, "Content-Length, Transfer-Encoding: where the body ends must be told once, in a form that all understand");
+    return true;
+}
+
 static void set_answering(exchange *x, bool answering)
 {
     server *s = x->server;
@@ -145,7 +176,7 @@ enum MHD_Result exchange_handle(void *user, struct MHD_Connection *mhd, const ch
         *context = x = begin(user, mhd, path, method);
         if (!x)
             return MHD_NO;
-        return hopeless(x) ? answer_problem(x, &x->problem) : MHD_YES;
+        return ambiguous(x) || hopeless(x) ? answer_problem(x, &x->problem) : MHD_YES;
     }
     if (*bytes > 0) {
         const bool going = take_body(x, data, *bytes);

@@ -12,6 +12,7 @@
 typedef struct connection {
     int fd;
     double since;  /* when it last had no request to wait for */
+    double left;   /* when the client was found gone; 0: it is there */
     bool answering; /* an exchange runs: `since` does not count */
     job *job;      /* borrowed from the exchange; NULL: none runs */
     struct connection *previous, *next;

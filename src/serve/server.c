@@ -16,6 +16,7 @@ enum {
     BACKLOG = 512,
     FLUSH_SECONDS = 2, /* for the last answers of a server that stops */
 };
+static const double LEFT_SECONDS = 0.5;
 
 server_options server_defaults(void)
 {
@@ -139,6 +140,16 @@ static bool gone(int fd)
     return poll(&p, 1, 0) > 0 && (p.revents & (POLLRDHUP | POLLHUP | POLLERR));
 }
 
+/* Nothing will come of it: it delivers nothing, or its client left before the request was complete, which MHD misses where the last bytes
+ * and the end arrive together (its epoll tells of both at once, it reads the bytes and waits for more). A client that has sent all and
+ * then closed its sending half is given the time to be answered. */
+static bool hopeless(const server *s, connection *c, double now)
+{
+    if (c->left == 0 && gone(c->fd))
+        c->left = now;
+    return now - c->since > s->options.receive_timeout || (c->left > 0 && now - c->left > LEFT_SECONDS);
+}
+
 /* The next connection with a job that must end, which is then held by us; 0 where there is none. */
 static int find_ended(server *s, double now, job **out)
 {
@@ -146,9 +157,9 @@ static int find_ended(server *s, double now, job **out)
     pthread_mutex_lock(&s->lock);
     for (connection *c = s->connections; c && !status; c = c->next) {
         if (!c->job) {
-            if (!c->answering && now - c->since > s->options.receive_timeout) {
+            if (!c->answering && hopeless(s, c, now)) {
                 shutdown(c->fd, SHUT_RDWR); /* MHD notices, and closes */
-                c->since = now;
+                c->since = c->left = now;
             }
             continue;
         }

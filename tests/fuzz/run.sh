@@ -28,7 +28,7 @@ for target; do
     FUZZ_SEEDS=$seeds "$build/fuzz/fuzz_$name" >/dev/null 2>&1
     [ -e "$seeds/seed-0" ] || { echo "fuzz_$name: no seeds"; failures=$((failures + 1)); continue; }
     # the quoted words of the seeds and of the readers are the fuzzer's dictionary
-    cat "$seeds"/* src/format/*.c src/text/*.c src/model/config.h | grep -ao '"[A-Za-z_][A-Za-z0-9_]*"' | sort -u |
+    cat "$seeds"/* src/format/*.c src/text/*.c src/serve/request.c src/model/config.h | grep -ao '"[A-Za-z_][A-Za-z0-9_]*"' | sort -u |
         sed 's/"\(.*\)"/"\\"\1\\""/' >"$TMPDIR/words"
     # 5 s and 100 MB at once are what no file of this size may take
     "$build/fuzz/fuzz_$name" -max_total_time="$seconds" -timeout=5 -malloc_limit_mb=100 -max_len=20000 -dict="$TMPDIR/words" -close_fd_mask=1 \

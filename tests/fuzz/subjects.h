@@ -14,6 +14,7 @@
 #include "format/json.h"
 #include "format/safetensors.h"
 #include "model/params.h"
+#include "serve/request.h"
 #include "text/corpus.h"
 #include "text/manifest.h"
 #include "text/put_shard.h"
@@ -24,7 +25,7 @@
 #define FUZZ_SUBJECTS(X)                                                                                        \
     X(safetensors, "model.safetensors") X(config, "config.json") X(tokenizer, "tokenizer.json")                  \
     X(index, "model.safetensors.index.json") X(shard, "shard.bin") X(manifest, "manifest.json") \
-    X(state, "trainer/state.json") X(log, "log.jsonl")
+    X(state, "trainer/state.json") X(log, "log.jsonl") X(request, "request.json")
 
 enum { FUZZ_PATH = 4096, FUZZ_SEEDS = 8 };
 
@@ -201,6 +202,40 @@ static inline fathom_status read_log(const char *folder, fathom_error *err)
     return FATHOM_OK;
 }
 
+/* A body of a request, as a completion and as a chat: what is taken keeps to the limits. Its refusals name fields, not files. */
+static inline fathom_status read_request(const char *folder, fathom_error *err)
+{
+    static const request_limits limits = {.model = "small", .vocab = 256, .max_n = 4, .max_choices = 8, .max_prompt = 6};
+    char path[FUZZ_PATH];
+    file_map map;
+    bool taken = false, memory = true;
+    TRY(file_map_open(fuzz_join(folder, "request.json", path), &map, err));
+    for (int chat = 0; chat < 2; chat++) {
+        generate_request r;
+        serve_problem problem = {0};
+        if (request_parse((const char *)map.data, map.size, chat, &limits, &r, &problem)) {
+            must(r.n >= 1 && r.n <= limits.max_n && r.max_tokens >= -1 && r.options.stop_count <= REQUEST_STOPS);
+            must(chat ? r.message_count > 0 : r.prompt_count > 0 && (int64_t)r.prompt_count * r.n <= limits.max_choices);
+            for (size_t i = 0; i < r.prompt_count; i++)
+                for (size_t k = 0; k < r.prompts[i].count; k++)
+                    must(r.prompts[i].ids[k] >= 0 && r.prompts[i].ids[k] < limits.vocab);
+            for (size_t i = 0; i < r.options.logit_bias_count; i++)
+                must(r.biases[i].id >= 0 && r.biases[i].id < limits.vocab);
+            request_free(&r);
+            taken = true;
+            continue;
+        }
+        json_t *said = problem_json(&problem);
+        must(said && problem.status >= 400 && *problem.message && !strchr(problem.message, '\n'));
+        json_decref(said);
+        memory &= problem.status != 500;
+    }
+    file_map_close(&map);
+    if (!memory)
+        return status_fail(err, FATHOM_OUT_OF_MEMORY, "%s: out of memory", path);
+    return taken ? FATHOM_OK : status_fail(err, FATHOM_FORMAT, "%s: refused", path);
+}
+
 /* Valid files: each writes the i-th one of its kind into folder and says whether there is one. */
 static inline bool seeds_safetensors(const char *folder, int i)
 {
@@ -342,6 +377,23 @@ static inline bool seeds_log(const char *folder, int i)
     if (i < 1)
         must(file_write(fuzz_join(folder, "log.jsonl", path), text, sizeof text - 1, NULL) == FATHOM_OK);
     return i < 1;
+}
+
+static inline bool seeds_request(const char *folder, int i)
+{
+    static const char *const texts[] = {
+        "{\"model\":\"small\",\"prompt\":\"line\",\"max_tokens\":3,\"temperature\":0.5,\"top_p\":0.5,\"top_k\":7,\"min_p\":0.1,\"seed\":5,"
+        "\"stop\":[\"x\",\"yz\"],\"n\":2,\"best_of\":2,\"echo\":true,\"logprobs\":2,\"suffix\":null,\"logit_bias\":{\"3\":-100,\"0\":2.5},"
+        "\"frequency_penalty\":1,\"presence_penalty\":-2,\"stream\":true,\"stream_options\":{\"include_usage\":true},\"budget\":0.5,\"routing\":true}",
+        "{\"prompt\":[[1,2,3],[255]],\"max_tokens\":16.0,\"n\":1}",
+        ("{\"messages\":[{\"role\":\"system\",\"content\":\"a\"},{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"b\"}]}],"
+         "\"max_completion_tokens\":4,\"logprobs\":true,\"top_logprobs\":3,\"tools\":[],\"response_format\":{\"type\":\"text\"}}"),
+    };
+    enum { TEXTS = sizeof texts / sizeof *texts };
+    char path[FUZZ_PATH];
+    if (i < TEXTS)
+        must(file_write(fuzz_join(folder, "request.json", path), texts[i], strlen(texts[i]), NULL) == FATHOM_OK);
+    return i < TEXTS;
 }
 
 typedef struct fuzz_subject {

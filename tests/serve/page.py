@@ -10,8 +10,8 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-import clients
-from clients import Server, check
+import served
+from served import Server, check
 
 PLAIN, CALIBRATED = sys.argv[4:6]
 PICTURES = sys.argv[6] if len(sys.argv) > 6 else None
@@ -229,7 +229,7 @@ def main():
     for part in (stops, keys, budgets):
         part()
         check(f"{part.__name__}: nothing on the console", not (seen := console()), seen)
-    return clients.failures > 0
+    return served.failures > 0
 
 
 try:

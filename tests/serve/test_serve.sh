@@ -2,7 +2,7 @@
 . "$(dirname "$0")/../tap.sh"
 
 awk 'BEGIN { for (i = 0; i < 600; i++) print "line " i " of a text that says little, " i * 7 % 13 " times" }' >"$work/text.txt"
-"$fathom" train --data "$work/text.txt" --out "$work/run" --steps 2 --layers 4 --dim 256 --heads 4 --ffn 512 --seq-len 2048 --batch 1 \
+"$fathom" train --data "$work/text.txt" --out "$work/run" --steps 1 --layers 4 --dim 256 --heads 4 --ffn 512 --seq-len 4096 --batch 1 \
     --val-fraction 0 --mod topk --mod-capacity 0.25 --threads 1 >"$work/train.out" 2>&1
 check "a model to serve" test $? -eq 0
 check "serve --help" sh -c "'$fathom' serve --help | grep -q '^usage: fathom serve DIR'"

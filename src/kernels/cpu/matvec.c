@@ -122,7 +122,7 @@ enum {
     TILE_W = 2,
     TILE_X = 3,
     MANY_ROWS = 5,
-    X_FLOATS = 6144,        /* of a block of x: stays in the nearest cache, */
+    X_FLOATS = 8192,        /* of a block of x: stays in the nearest cache, */
     W_ROWS = 48,            /* while so many rows of w, in the next one, pass by */
     WIDENED_COLUMNS = 4096, /* of w that fit the stack widened */
 };
@@ -211,18 +211,30 @@ AVX512 static void widen_row(const linear_args *a, int64_t r, float *to)
     }
 }
 
+/* Asks for the lines of [*at, *at + bytes), up to `end`, and goes on behind them. */
+static inline void ask_ahead(const char **at, const char *end, size_t bytes)
+{
+    for (const char *stop = *at + bytes; *at < stop && *at < end; *at += 64)
+        _mm_prefetch(*at, _MM_HINT_T1);
+}
+
 static void many_f32(const linear_args *a, int64_t begin, int64_t end)
 {
     const float *w = a->w.data;
-    const int64_t fitting = X_FLOATS / a->in / TILE_X * TILE_X, block = fitting > TILE_X ? fitting : a->n;
-    for (int64_t r = begin; r < end; r += W_ROWS)
+    const int64_t fitting = X_FLOATS / a->in / TILE_X * TILE_X, block = fitting > 0 ? fitting : TILE_X;
+    const size_t share = (size_t)(TILE_W * a->in) * sizeof *w / (size_t)((a->n + block - 1) / block); /* of the next rows, for each turn */
+    for (int64_t r = begin; r < end; r += W_ROWS) {
+        const int64_t last = r + W_ROWS < end ? r + W_ROWS : end, next = last + W_ROWS < end ? last + W_ROWS : end;
+        const char *ahead = (const char *)(w + last * a->in), *ahead_end = (const char *)(w + next * a->in);
         for (int64_t i = 0; i < a->n; i += block) {
-            const int64_t stop = i + block < a->n ? i + block : a->n, last = r + W_ROWS < end ? r + W_ROWS : end;
+            const int64_t stop = i + block < a->n ? i + block : a->n;
             for (int64_t k = r, rows; k < last; k += rows) {
                 rows = last - k < TILE_W ? 1 : TILE_W;
+                ask_ahead(&ahead, ahead_end, share);
                 tiles(a, w + k * a->in, k, rows, i, stop);
             }
         }
+    }
 }
 
 static void many_widened(const linear_args *a, int64_t begin, int64_t end)
