@@ -7,13 +7,19 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/timing.h"
+
 #include "infer/engine_request.h"
 
 enum {
     ALONE_TOKENS = 512,    /* of prompts a step while nobody decodes */
     PROMPT_LOGITS = 128,   /* rows of logits that a pass over prompts can want */
     LEAST_SHARED = 16,     /* a shorter common beginning is computed again */
+    LEAST_PIECE = 16,      /* of a prompt beside those that decode */
 };
+
+/* How long a piece of a prompt may keep those that decode waiting, as a multiple of their own pass. */
+static const double piece_share = 1.5;
 
 typedef struct request_list {
     engine_request *first;
@@ -41,6 +47,8 @@ struct fathom_engine {
     int32_t *index;        /* [rows] */
     fathom_engine_stats stats;
     int64_t *routed;
+    double decode_seconds, row_seconds; /* of the last pass that decoded; a row of the last one over prompts */
+    int64_t piece_rows;                 /* of the last one beside those that decode */
 };
 
 fathom_engine_options fathom_engine_defaults(void)
@@ -454,8 +462,10 @@ static void decode(fathom_engine *e)
     e->start[count] = (int32_t)count;
     if (count == 0)
         return;
+    const double began = timing_now();
     compute(e, count, count, true);
     sample(e, count);
+    e->decode_seconds = timing_now() - began;
 }
 
 /* A piece of r's prompt, at most `room` rows of it, `shown` rows of logits: how many. */
@@ -523,14 +533,28 @@ static void tell_prompt(const fathom_engine *e, engine_request *r, int64_t from,
         }
 }
 
+/* Rows of prompts for this step: beside those that decode as many as do not keep them waiting for long, which takes more time the
+ * longer a prompt has become. */
+static int64_t prompt_room(const fathom_engine *e, bool alone)
+{
+    if (alone)
+        return min64(ALONE_TOKENS, e->rows);
+    const double fitting = e->row_seconds > 0 ? piece_share * e->decode_seconds / e->row_seconds : 0;
+    const int64_t most = min64(e->options.prefill_tokens, max64(2 * e->piece_rows, LEAST_PIECE)); /* a few rows tell little of many */
+    return min64(e->rows, fitting < (double)most ? max64((int64_t)fitting, min64(LEAST_PIECE, most)) : most);
+}
+
 /* alone: nobody decodes. */
 static void prefill(fathom_engine *e, bool alone)
 {
     int64_t wanted, ready = 0, at = 0;
-    const int64_t count = gather_prompts(e, min64(alone ? ALONE_TOKENS : e->options.prefill_tokens, e->rows), alone, &wanted);
+    const int64_t count = gather_prompts(e, prompt_room(e, alone), alone, &wanted);
     if (count == 0)
         return;
+    const double began = timing_now();
     compute(e, count, wanted, false);
+    e->row_seconds = (timing_now() - began) / e->start[count];
+    e->piece_rows = alone ? 0 : e->start[count];
     for (int64_t i = 0; i < count; i++) {
         engine_request *r = e->member[i];
         const int64_t n = e->start[i + 1] - e->start[i], from = r->kv.length - n;
