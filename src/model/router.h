@@ -33,9 +33,9 @@ typedef struct router_input {
     double widen;            /* topk: of the capacity, see model_widened_tokens */
     const float *x;          /* the stream [B, T, d] */
     const int32_t *position; /* [B, T] */
-    const int32_t *host_position; /* causal: host [B, T] */
+    const int32_t *host_position; /* host [B, T]; NULL unless tokens are appended to sequences */
     const float *thresholds; /* causal: host [B], each sequence's; NULL = env's */
-    uint64_t noise_seed, noise_counter; /* stochastic: token i draws counter + i; causal: a token draws its position */
+    uint64_t noise_seed, noise_counter; /* stochastic: token i draws counter + i; appended: its position */
 } router_input;
 
 typedef struct router_score {

@@ -88,7 +88,7 @@ static void route_stage(workspace *ws, pass *p, int64_t stage)
                        .position = ws->position, .noise_seed = p->seed, .noise_counter = p->noise_counter};
     r->x = ws->x;
     if (p->routing == ROUTING_CAUSAL) {
-        in.host_position = ws->host_position;
+        in.host_position = p->append ? ws->host_position : NULL;
         if (p->append && p->append->threshold) {
             for (int64_t b = 0; b < p->B; b++)
                 ws->thresholds[b] = (p->append->threshold[b] ? p->append->threshold[b] : ws->env.threshold)[stage];

@@ -250,8 +250,11 @@ fathom_status study_train(const study_options *o, const study_run *run, const st
     *state = STUDY_DONE;
     if (!run_path(o, run, "", dir) || !run_path(o, run, ".json", result) || !run_path(o, run, ".lock", lock))
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "%s: the path is too long", o->dir);
-    if (path_exists(result))
-        return check_setting(o, data, result, err);
+    if (path_exists(result)) {
+        TRY(check_setting(o, data, result, err));
+        if (!path_exists(lock)) /* otherwise somebody was killed between the result and the end: what is left over goes */
+            return FATHOM_OK;
+    }
     TRY(make_runs_folder(o, err));
     const int fd = open(lock, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
     if (fd < 0)
@@ -262,7 +265,9 @@ fathom_status study_train(const study_options *o, const study_run *run, const st
         *state = STUDY_TAKEN; /* its holder's end, even by SIGKILL, lets go of it */
     else if (refused)
         status = status_fail(err, FATHOM_IO, "%s: cannot lock: %s", lock, strerror(refused));
-    else if (!path_exists(result))
+    else if (path_exists(result))
+        remove_run(dir);
+    else
         status = train_model(o, run, data, dir, result, observer, stop, err);
     if (status == FATHOM_OK && *state == STUDY_DONE)
         unlink(lock);
