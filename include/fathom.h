@@ -165,7 +165,7 @@ FATHOM_API fathom_status fathom_generate(const fathom_model *model, const char *
                                          void *user, fathom_generate_stats *stats, fathom_error *err);
 
 /* The same text, asked for piece by piece: fathom_generate is a loop over these. Belongs to one thread at a time and borrows the model
- * and the options, stop texts included, until it is freed, which may be before the end. Nothing is computed yet. */
+ * until it is freed, which may be before the end; the options are copied. Nothing is computed yet. */
 FATHOM_API fathom_status fathom_generation_new(const fathom_model *model, const char *prompt, size_t prompt_bytes,
                                                const fathom_generate_options *options, fathom_generation **out,
                                                fathom_error *err);
@@ -226,7 +226,7 @@ typedef struct fathom_event {
     fathom_finish finish;  /* END */
     const fathom_error *error; /* END: where it failed, else NULL */
     int64_t prompt_tokens, tokens, cached_tokens; /* END: usage; cached: of the prompt, shared with others */
-    double routed_fraction; /* END */
+    double routed_fraction; /* END: of the tokens that were computed for it, again where it was preempted; none of those shared */
 } fathom_event;
 /* Return non-zero to cancel the request: there is no further event then. */
 typedef int (*fathom_event_callback)(const fathom_event *event, void *user);

@@ -202,15 +202,6 @@ void kv_share(kv_pool *pool, kv_sequence *to, const kv_sequence *from, int64_t t
     to->length = tokens;
 }
 
-int64_t kv_own_pages(const kv_pool *pool, const kv_sequence *s)
-{
-    int64_t own = 0;
-    for (int64_t i = 0; i < s->layers; i++)
-        for (int64_t p = 0; p < s->layer[i].pages; p++)
-            own += pool->refs[s->layer[i].page[p]] == 1;
-    return own;
-}
-
 void kv_append(kv_pool *pool, kv_sequence *const *sequence, int64_t layer, int64_t sequences, const int32_t *start,
                const int32_t *position, attention_args *a)
 {

@@ -62,8 +62,6 @@ void kv_trim(kv_pool *pool, kv_sequence *s);
 void kv_clear(kv_pool *pool, kv_sequence *s);
 /* to, which is empty, begins with the first `tokens` tokens of `from`. */
 void kv_share(kv_pool *pool, kv_sequence *to, const kv_sequence *from, int64_t tokens);
-/* Pages that only this sequence holds. */
-int64_t kv_own_pages(const kv_pool *pool, const kv_sequence *s);
 
 /* Some sequences' keys of one layer, for attention: `a` gets them, in the order of the sequences. start: host [sequences + 1], the rows of
  * k and v (a->k, a->v, with their stride) that are appended to each first; position: host [rows]. */

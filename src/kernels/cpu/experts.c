@@ -22,7 +22,7 @@ CLONES static void softmax_columns(float *p, int64_t E, int64_t stride, int64_t 
             p[e * stride + i] /= sum[i];
 }
 
-CLONES static void backward_columns(float *dp, const float *p, const float *shift, int64_t E, int64_t stride, int64_t n)
+CLONES static void softmax_backward_columns(float *dp, const float *p, const float *shift, int64_t E, int64_t stride, int64_t n)
 {
     float mean[COLUMNS] = {0};
     for (int64_t e = 0; e < E; e++) {
@@ -55,5 +55,5 @@ void cpu_expert_softmax_backward(const kernels *kn, float *dp, const float *p, c
     (void)kn;
 #pragma omp parallel for if (E * n > 4096)
     for (int64_t begin = 0; begin < n; begin += COLUMNS)
-        backward_columns(dp + begin, p + begin, shift, E, n, n - begin < COLUMNS ? n - begin : COLUMNS);
+        softmax_backward_columns(dp + begin, p + begin, shift, E, n, n - begin < COLUMNS ? n - begin : COLUMNS);
 }
