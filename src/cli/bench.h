@@ -57,6 +57,17 @@ void read_probe_close(read_probe *p);
 /* Where `seconds` went, on stderr: an operation a line, per one of `times` steps, and what no operation accounts for. */
 void bench_print_profile(profile *p, int64_t times, double seconds);
 
+/* Thresholds that let through the capacity's share of tokens: a model that was not trained routes as one that was. Collects up to
+ * `tokens` decisions of each stage, sets the thresholds by them and begins anew. */
+typedef struct calibration {
+    float *logit; /* [stages, tokens] */
+    int64_t *seen, tokens;
+} calibration;
+fathom_status calibration_open(calibration *cal, const model_config *c, int64_t tokens, fathom_error *err);
+void calibration_collect(void *cal, int64_t stage, const route *r, int64_t B, int64_t T); /* a route_visitor */
+void calibration_apply(calibration *cal, model_config *c);
+void calibration_close(calibration *cal);
+
 /* A model with random weights of c's type whose thresholds let through the capacity's share of `tokens` tokens: routed as one that was
  * trained. No tokenizer; model_free(&out->m). */
 fathom_status bench_random_model(const bench_command *c, const model_config *config, const kernels *kn, fathom_model *out, fathom_error *err);

@@ -60,17 +60,18 @@ static double bytes_per_token(const model *m, double routed)
     return bytes;
 }
 
-/* Thresholds that let through the capacity's share of tokens: a model that was not trained routes as one that was. */
-typedef struct calibration {
-    float *logit; /* [stages, tokens] */
-    int64_t *seen, tokens;
-} calibration;
+fathom_status calibration_open(calibration *cal, const model_config *c, int64_t tokens, fathom_error *err)
+{
+    *cal = (calibration){.logit = calloc((size_t)(model_stages(c) * tokens), sizeof(float)),
+                         .seen = calloc((size_t)model_stages(c), sizeof(int64_t)), .tokens = tokens};
+    return cal->logit && cal->seen ? FATHOM_OK : status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
+}
 
-static void collect(void *user, int64_t layer, const route *r, int64_t B, int64_t T)
+void calibration_collect(void *user, int64_t stage, const route *r, int64_t B, int64_t T)
 {
     calibration *cal = user;
-    for (int64_t i = 0; i < B * T && cal->seen[layer] < cal->tokens; i++)
-        cal->logit[layer * cal->tokens + cal->seen[layer]++] = r->rule[i];
+    for (int64_t i = 0; i < B * T && cal->seen[stage] < cal->tokens; i++)
+        cal->logit[stage * cal->tokens + cal->seen[stage]++] = r->rule[i];
 }
 
 static int ascending(const void *a, const void *b)
@@ -79,28 +80,36 @@ static int ascending(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
+void calibration_apply(calibration *cal, model_config *c)
+{
+    for (int64_t s = 0; s < model_stages(c); s++)
+        if (model_stage_routed(c, s) && cal->seen[s] > 0) {
+            float *z = cal->logit + s * cal->tokens;
+            qsort(z, (size_t)cal->seen[s], sizeof *z, ascending);
+            c->mod.threshold[s] = z[(int64_t)((1 - (double)c->mod.capacity[s]) * (double)(cal->seen[s] - 1))];
+            cal->seen[s] = 0;
+        }
+}
+
+void calibration_close(calibration *cal)
+{
+    free(cal->logit);
+    free(cal->seen);
+}
+
 static fathom_status calibrate(fathom_model *owner, fathom_session *session, const int32_t *ids, int64_t tokens, fathom_error *err)
 {
-    model_config *c = &owner->m.config;
-    calibration cal = {.logit = calloc((size_t)(model_stages(c) * tokens), sizeof(float)),
-                       .seen = calloc((size_t)model_stages(c), sizeof(int64_t)), .tokens = tokens};
-    fathom_status status = cal.logit && cal.seen ? FATHOM_OK : status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
+    calibration cal;
+    fathom_status status = calibration_open(&cal, &owner->m.config, tokens, err);
     /* twice: what a layer sees depends on the thresholds of those before it */
     for (int pass = 0; pass < 2 && status == FATHOM_OK; pass++) {
-        memset(cal.seen, 0, (size_t)model_stages(c) * sizeof *cal.seen);
-        session_set_visitor(session, collect, &cal);
+        session_set_visitor(session, calibration_collect, &cal);
         fathom_session_reset(session);
         status = fathom_session_append(session, ids, (size_t)tokens, err);
-        for (int64_t l = 0; l < model_stages(c); l++)
-            if (model_stage_routed(c, l) && cal.seen[l] > 0) {
-                float *z = cal.logit + l * tokens;
-                qsort(z, (size_t)cal.seen[l], sizeof *z, ascending);
-                c->mod.threshold[l] = z[(int64_t)((1 - (double)c->mod.capacity[l]) * (double)(cal.seen[l] - 1))];
-            }
+        calibration_apply(&cal, &owner->m.config);
     }
     session_set_visitor(session, NULL, NULL);
-    free(cal.logit);
-    free(cal.seen);
+    calibration_close(&cal);
     return status;
 }
 

@@ -6,11 +6,14 @@
 
 #include "base/timing.h"
 #include "cli/bench.h"
+#include "infer/engine.h"
+
+enum { LONGER = 8 }; /* times --tokens: what a stream may generate until the others have begun, and beside a long prompt */
 
 /* Of one stream: when its tokens came. */
 typedef struct stream_times {
-    double *at; /* [tokens] */
-    int64_t count;
+    double *at; /* [LONGER tokens] */
+    int64_t count, id;
 } stream_times;
 
 static int note_time(const fathom_event *event, void *user)
@@ -21,60 +24,84 @@ static int note_time(const fathom_event *event, void *user)
     return 0;
 }
 
+/* Pairs of a token and a router, all and those routed, since the engine began. */
+typedef struct pair_count {
+    int64_t routed, all;
+} pair_count;
+
 /* An engine at work on streams that say nothing sensible. */
 typedef struct load {
     fathom_engine *engine;
     const bench_command *c;
     stream_times *streams; /* [c->streams] */
-    double *room;          /* [streams, tokens] */
-    double *gaps;          /* [streams, tokens] */
+    double *room;          /* [streams, LONGER tokens] */
+    double *gaps;          /* the same */
     int32_t *ids;
     int64_t vocab, serial;
+    pair_count many; /* while all streams decode */
 } load;
 
-static fathom_status submit(load *l, int64_t prompt, int64_t tokens, stream_times *into, fathom_error *err)
+static fathom_status submit(load *l, int64_t prompt, stream_times *into, fathom_error *err)
 {
     fathom_engine_request r = {.ids = l->ids, .count = (size_t)prompt, .options = fathom_generate_defaults(), .top_logprobs = -1,
                                .callback = note_time, .user = into};
-    int64_t id;
     l->serial++;
     for (int64_t i = 0; i < prompt; i++) /* no prompt begins as another does */
         l->ids[i] = (int32_t)((i * 7919 + l->serial * 104729) % l->vocab);
-    r.options.max_tokens = tokens;
+    r.options.max_tokens = LONGER * l->c->tokens;
     r.options.temperature = 0;
     into->count = 0;
-    return fathom_engine_submit(l->engine, &r, &id, err);
+    return fathom_engine_submit(l->engine, &r, &into->id, err);
 }
 
-/* Until every stream has begun: their prompts are not what is measured. */
-static void begin(load *l, int64_t streams)
+/* Streams that go on until stop, once every one has begun: their prompts are not what is measured. */
+static fathom_status begin(load *l, int64_t streams, fathom_error *err)
 {
+    for (int64_t i = 0; i < streams; i++)
+        TRY(submit(l, l->c->prompt, &l->streams[i], err));
     for (bool all = false; !all;) {
-        fathom_engine_step(l->engine);
+        const bool ended = fathom_engine_step(l->engine) < streams;
         all = true;
         for (int64_t i = 0; i < streams; i++)
             all &= l->streams[i].count > 0;
+        if (ended)
+            return status_fail(err, FATHOM_INVALID_ARGUMENT, "--tokens: %lld: too few: the first streams ended before the last had begun",
+                               (long long)l->c->tokens);
     }
+    return FATHOM_OK;
 }
 
-/* Tokens a second of so many streams side by side, from when all have begun. */
+static void stop(load *l)
+{
+    for (int64_t i = 0; i < l->c->streams; i++)
+        fathom_engine_cancel(l->engine, l->streams[i].id);
+}
+
+static pair_count pairs(const load *l)
+{
+    const fathom_engine_stats s = fathom_engine_statistics(l->engine);
+    pair_count p = {.all = s.stages * s.routable};
+    for (int64_t i = 0; i < s.stages; i++)
+        p.routed += s.routed[i];
+    return p;
+}
+
+/* Tokens a second of so many streams side by side. */
 static fathom_status throughput(load *l, int64_t streams, double *rate, fathom_error *err)
 {
-    for (int64_t i = 0; i < streams; i++)
-        TRY(submit(l, l->c->prompt, l->c->tokens, &l->streams[i], err));
-    begin(l, streams);
-    int64_t before = 0, after = 0;
-    for (int64_t i = 0; i < streams; i++)
-        before += l->streams[i].count;
+    TRY(begin(l, streams, err));
+    const pair_count old = pairs(l);
     const double began = timing_now();
-    while (fathom_engine_step(l->engine) == streams)
-        ;
-    const double seconds = timing_now() - began;
-    for (int64_t i = 0; i < streams; i++)
-        after += l->streams[i].count;
-    while (fathom_engine_step(l->engine) > 0)
-        ;
-    *rate = (double)(after - before) / seconds;
+    int64_t steps = 0;
+    while (steps < l->c->tokens && fathom_engine_step(l->engine) == streams)
+        steps++;
+    *rate = (double)(streams * steps) / (timing_now() - began);
+    const pair_count now = pairs(l);
+    if (streams == l->c->streams)
+        l->many = (pair_count){l->many.routed + now.routed - old.routed, l->many.all + now.all - old.all};
+    stop(l);
+    if (steps < l->c->tokens)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--tokens: %lld: too few: streams ended", (long long)l->c->tokens);
     return FATHOM_OK;
 }
 
@@ -84,59 +111,66 @@ static int ascending(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* The times between tokens from `from` on, sorted; how many. */
-static int64_t gaps_since(load *l, double from)
+/* The times before the tokens [from, to) of all streams but the last, sorted; how many. */
+static int64_t gaps_before(load *l, int64_t from, int64_t to)
 {
     int64_t n = 0;
-    for (int64_t s = 0; s < l->c->streams; s++)
-        for (int64_t i = 1; i < l->streams[s].count; i++)
-            if (l->streams[s].at[i - 1] >= from)
-                l->gaps[n++] = l->streams[s].at[i] - l->streams[s].at[i - 1];
+    for (int64_t s = 0; s + 1 < l->c->streams; s++)
+        for (int64_t i = from; i < to && i < l->streams[s].count; i++)
+            l->gaps[n++] = l->streams[s].at[i] - l->streams[s].at[i - 1];
     qsort(l->gaps, (size_t)n, sizeof *l->gaps, ascending);
     return n;
 }
 
-/* The median time between tokens of all streams but one, and the 99th percentile of it while that one's prompt is computed. */
+/* The 99th percentile of the time between tokens of all streams but one while that one's prompt is computed, and the median of the same
+ * tokens' when there is no such prompt. */
 static fathom_status stall(load *l, double *median, double *p99, fathom_error *err)
 {
-    const int64_t others = l->c->streams - 1, room = l->c->tokens;
-    stream_times *late = &l->streams[others];
-    for (int64_t i = 0; i < others; i++)
-        TRY(submit(l, l->c->prompt, room, &l->streams[i], err));
-    late->count = 0;
-    begin(l, others);
-    const double calm = timing_now();
-    for (int64_t i = 0; i < room / 8; i++)
+    const stream_times *first = &l->streams[0];
+    stream_times *late = &l->streams[l->c->streams - 1];
+    TRY(begin(l, l->c->streams - 1, err));
+    TRY(submit(l, l->c->long_prompt, late, err));
+    const int64_t from = first->count;
+    while (late->count == 0 && first->count < LONGER * l->c->tokens)
         fathom_engine_step(l->engine);
-    const int64_t quiet = gaps_since(l, calm);
-    *median = quiet > 0 ? l->gaps[quiet / 2] : NAN;
-    TRY(submit(l, l->c->long_prompt, 2, late, err));
-    const double from = timing_now();
-    while (late->count == 0 && l->streams[0].count < room)
-        fathom_engine_step(l->engine);
+    const int64_t to = first->count;
+    stop(l);
     if (late->count == 0)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "--tokens: %lld: too few: the others ended while the prompt was computed",
-                           (long long)room);
-    const int64_t n = gaps_since(l, from);
+                           (long long)l->c->tokens);
+    const int64_t n = gaps_before(l, from, to);
     *p99 = n > 0 ? l->gaps[(int64_t)(0.99 * (double)(n - 1))] : NAN;
-    while (fathom_engine_step(l->engine) > 0)
-        ;
+    TRY(begin(l, l->c->streams - 1, err));
+    while (first->count < to)
+        fathom_engine_step(l->engine);
+    stop(l);
+    const int64_t calm = gaps_before(l, from, to);
+    *median = calm > 0 ? l->gaps[calm / 2] : NAN;
     return FATHOM_OK;
+}
+
+/* Thresholds by what these streams' tokens are given: until then the model's are of other text. Three times, as what a layer sees depends on the
+ * layers before it. */
+static fathom_status calibrate(load *l, fathom_model *model, fathom_error *err)
+{
+    const int64_t tokens = l->c->streams * (l->c->prompt + l->c->tokens); /* and the prompts' share of them, as it comes */
+    calibration cal;
+    double rate;
+    fathom_status status = calibration_open(&cal, &model->m.config, tokens, err);
+    engine_set_visitor(l->engine, calibration_collect, &cal);
+    for (int pass = 0; pass < 3 && status == FATHOM_OK; pass++) {
+        status = throughput(l, l->c->streams, &rate, err);
+        calibration_apply(&cal, &model->m.config);
+    }
+    engine_set_visitor(l->engine, NULL, NULL);
+    calibration_close(&cal);
+    return status;
 }
 
 typedef struct figures {
     double one, many, ratio, median, p99; /* tokens/s; seconds */
     double routed;                        /* share of (token, router) pairs */
 } figures;
-
-static double routed_share(const load *l)
-{
-    const fathom_engine_stats s = fathom_engine_statistics(l->engine);
-    int64_t routed = 0;
-    for (int64_t i = 0; i < s.stages; i++)
-        routed += s.routed[i];
-    return s.stages > 0 ? (double)routed / (double)(s.stages * s.routable) : 1;
-}
 
 static fathom_status load_open(load *l, const bench_command *c, const fathom_model *model, fathom_error *err)
 {
@@ -148,13 +182,13 @@ static fathom_status load_open(load *l, const bench_command *c, const fathom_mod
     options.prefill_tokens = c->prefill_tokens;
     TRY(fathom_engine_new(model, &options, &l->engine, err));
     l->streams = calloc((size_t)c->streams, sizeof *l->streams);
-    l->room = calloc((size_t)(c->streams * c->tokens), sizeof *l->room);
-    l->gaps = calloc((size_t)(c->streams * c->tokens), sizeof *l->gaps);
+    l->room = calloc((size_t)(c->streams * LONGER * c->tokens), sizeof *l->room);
+    l->gaps = calloc((size_t)(c->streams * LONGER * c->tokens), sizeof *l->gaps);
     l->ids = calloc((size_t)longest, sizeof *l->ids);
     if (!l->streams || !l->room || !l->gaps || !l->ids)
         return status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
     for (int64_t i = 0; i < c->streams; i++)
-        l->streams[i].at = l->room + i * c->tokens;
+        l->streams[i].at = l->room + i * LONGER * c->tokens;
     return FATHOM_OK;
 }
 
@@ -210,7 +244,7 @@ static fathom_status measure(const bench_command *c, load *loads, int count, fig
     for (int j = 0; j < count; j++) {
         double *of = seen + (size_t)j * 5 * rounds;
         out[j] = (figures){timing_median(of, c->rounds), timing_median(of + rounds, c->rounds), timing_median(of + 2 * rounds, c->rounds),
-                           timing_median(of + 3 * rounds, c->rounds), timing_median(of + 4 * rounds, c->rounds), routed_share(&loads[j])};
+                           timing_median(of + 3 * rounds, c->rounds), timing_median(of + 4 * rounds, c->rounds), loads[j].many.all > 0 ? (double)loads[j].many.routed / (double)loads[j].many.all : 1};
     }
     *speed = timing_median(seen + 10 * rounds, c->rounds);
     free(seen);
@@ -224,7 +258,7 @@ int bench_serve(const bench_command *command, const kernels *backend)
     bench_command c = *command;
     fathom_error err;
     model_config config[2];
-    const int64_t needed = c.long_prompt + 2 > c.prompt + c.tokens ? c.long_prompt + 2 : c.prompt + c.tokens;
+    const int64_t needed = (c.long_prompt > c.prompt ? c.long_prompt : c.prompt) + LONGER * c.tokens;
     if (c.shape.seq_len < needed)
         c.shape.seq_len = needed;
     if (bench_shapes(&c, &config[0], &config[1], &err) != FATHOM_OK)
@@ -239,6 +273,10 @@ int bench_serve(const bench_command *command, const kernels *backend)
         status = bench_random_model(&c, &config[j], kn, &models[j], &err);
         if (status == FATHOM_OK)
             status = load_open(&loads[j], &c, &models[j], &err);
+        if (status == FATHOM_OK && model_routed_stages(&config[j]) > 0)
+            status = calibrate(&loads[j], &models[j], &err);
+        if (status == FATHOM_OK)
+            loads[j].many = (pair_count){0};
     }
     profile_reset(&prof);
     const double began = timing_now();

@@ -9,6 +9,7 @@
 
 #include "base/timing.h"
 
+#include "infer/engine.h"
 #include "infer/engine_request.h"
 
 enum {
@@ -19,7 +20,7 @@ enum {
 };
 
 /* How long a piece of a prompt may keep those that decode waiting, as a multiple of their own pass. */
-static const double piece_share = 1.5;
+static const double piece_share = 1;
 
 typedef struct request_list {
     engine_request *first;
@@ -47,6 +48,8 @@ struct fathom_engine {
     int32_t *index;        /* [rows] */
     fathom_engine_stats stats;
     int64_t *routed;
+    route_visitor visitor;
+    void *visitor_user;
     double decode_seconds, row_seconds; /* of the last pass that decoded; a row of the last one over prompts */
     int64_t piece_rows;                 /* of the last one beside those that decode */
 };
@@ -110,12 +113,18 @@ static void count_routed(void *user, int64_t stage, const route *r, int64_t B, i
 {
     fathom_engine *e = user;
     const kernels *kn = &e->model->m.kn;
-    (void)B;
-    (void)T;
+    if (e->visitor)
+        e->visitor(e->visitor_user, stage, r, B, T);
     kn->mem_download(kn, e->index, r->index, (size_t)r->n * sizeof *e->index);
     for (int64_t i = 0; i < r->n; i++)
         e->depth[e->index[i]]++;
     e->routed[e->stage_of[stage]] += r->n;
+}
+
+void engine_set_visitor(fathom_engine *e, route_visitor visitor, void *user)
+{
+    e->visitor = visitor;
+    e->visitor_user = user;
 }
 
 static fathom_status check_options(const fathom_engine_options *o, fathom_error *err)

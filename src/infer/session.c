@@ -9,7 +9,6 @@
 
 enum {
     PREFILL_TOKENS = 1024, /* longest part of a prompt that goes through in one pass: bounds the memory of activations */
-    DECODE_TOKENS = 8,     /* up to here as in decoding */
 };
 
 struct fathom_session {
@@ -175,7 +174,7 @@ fathom_status fathom_session_append(fathom_session *s, const int32_t *ids, size_
         pass_result r;
         kv_reserve(s->pool, sequence, n); /* there is room: the pool is this sequence's alone */
         transformer_append(s->ws, &(append_input){.sequences = 1, .sequence = &sequence, .start = start, .tokens = ids + done,
-                                                  .wanted = &last, .wanted_count = 1, .decode = n <= DECODE_TOKENS, .pool = s->pool},
+                                                  .wanted = &last, .wanted_count = 1, .pool = s->pool},
                            s->logits, &r);
         s->routed += r.routed;
         s->routable += r.routable;

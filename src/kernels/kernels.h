@@ -184,7 +184,8 @@ typedef struct kernel_sizes {
     int64_t rows, width; /* rows of any operand, columns of any row-wise operation (max of d, f, p) */
     int64_t keys;        /* longest sequence of keys */
     int64_t heads, kv_heads, head_dim, vocab;
-    int64_t linear_in;  /* columns of the widest weight matrix that is not fp32; 0 = none */
+    int64_t linear_in;   /* columns of the widest weight matrix */
+    bool packed;         /* are weights anything but fp32? */
     int64_t bf16_floats; /* most elements of both operands of a bf16 product; 0 = there are none */
 } kernel_sizes;
 

@@ -35,8 +35,8 @@ static kernel_sizes sizes_of(const workspace *ws, int64_t tokens)
     const int64_t hidden = most(c->mod.predictor_hidden, c->experts.predictor_hidden);
     kernel_sizes s = {.rows = tokens, .width = most(most(c->dim, c->ffn), most(hidden, model_has_qkv_bias(c) ? qkv : 0)), .keys = c->seq_len,
                       .heads = c->heads, .kv_heads = c->kv_heads, .head_dim = c->head_dim, .vocab = c->vocab};
-    if (m->store.type != WEIGHT_F32)
-        s.linear_in = most(most(c->dim, att), c->ffn);
+    s.linear_in = most(most(c->dim, att), most(c->ffn, hidden));
+    s.packed = m->store.type != WEIGHT_F32;
     if (m->bf16)
         s.bf16_floats = most(most(product_floats(tokens, c->dim, most(qkv, 2 * c->ffn)), product_floats(tokens, att, c->dim)),
                              most(product_floats(tokens, c->ffn, c->dim), product_floats(ws->head_rows, c->dim, c->vocab)));

@@ -78,16 +78,16 @@ static void expect_close(const float *got, const float *want, const float *magni
             fail_msg("element %lld: %g, expected %g", (long long)i, (double)got[i], (double)want[i]);
 }
 
-static void check_linear(weight_type type, int64_t n, int64_t in, int64_t out, bool add)
+static void check_linear(weight_type type, int64_t n, int64_t in, int64_t out, bool add, bool by_row)
 {
     const kernels ref = kernels_ref(), cpu = kernels_cpu();
-    const kernel_sizes sizes = {.rows = n, .width = in, .linear_in = in, .heads = 1, .kv_heads = 1, .head_dim = 1};
+    const kernel_sizes sizes = {.rows = n, .width = in, .linear_in = in, .packed = type != WEIGHT_F32, .heads = 1, .kv_heads = 1, .head_dim = 1};
     void *scratch = aligned_alloc(64, (cpu.scratch_bytes(&cpu, &sizes) + 63) / 64 * 64 + 64);
     float *x = normals(n * in), *w = normals(out * in), *scale = normals(out), *want = normals(n * out);
     float *got = normals(n * out), *magnitude = normals(n * out);
     void *packed = malloc((size_t)(out * in) * sizeof(float));
     weight_pack(type, w, out, in, packed, scale);
-    linear_args a = {.n = n, .in = in, .out = out, .x = x, .add = add, .scratch = scratch,
+    linear_args a = {.n = n, .in = in, .out = out, .x = x, .add = add, .by_row = by_row, .scratch = scratch,
                      .w = {.type = type, .data = packed, .scale = type == WEIGHT_Q8 ? scale : NULL}};
     memcpy(got, want, (size_t)(n * out) * sizeof(float));
     a.y = want;
@@ -140,14 +140,15 @@ static void packed_products_are_within_their_bound(void **state)
 static void linear_in_every_kind(void **state)
 {
     (void)state;
-    const int64_t rows[] = {1, 2, 3, 4, 7, 8, 9, 33}, widths[] = {1, 15, 16, 63, 64, 65, 200, 1031};
+    const int64_t rows[] = {1, 2, 3, 4, 7, 8, 9, 17, 33, 50, 65}, widths[] = {1, 15, 16, 63, 64, 65, 200, 1031};
     for (int type = 0; type < 3; type++)
         for (size_t r = 0; r < sizeof rows / sizeof *rows; r++)
             for (size_t i = 0; i < sizeof widths / sizeof *widths; i++)
-                check_linear((weight_type)type, rows[r], widths[i], 1 + (int64_t)(7 * i + 3 * r), (r + i) % 2 == 0);
-    check_linear(WEIGHT_BF16, 40, 3000, 700, true); /* more than one slice of widened rows */
-    check_linear(WEIGHT_Q8, 40, 3000, 700, false);
-    check_linear(WEIGHT_F32, 1, 300, 4000, false); /* on every thread */
+                for (int by_row = 0; by_row < 2; by_row++)
+                    check_linear((weight_type)type, rows[r], widths[i], 1 + (int64_t)(7 * i + 3 * r), (r + i) % 2 == 0, by_row);
+    check_linear(WEIGHT_BF16, 40, 3000, 700, true, false); /* more than one slice of widened rows */
+    check_linear(WEIGHT_Q8, 40, 3000, 700, false, false);
+    check_linear(WEIGHT_F32, 1, 300, 4000, false, false); /* on every thread */
 }
 
 /* A row's bits do not depend on the rows beside it: batched decoding gives what single tokens give. */
@@ -156,9 +157,11 @@ static void rows_on(int64_t n, int64_t in, int64_t out)
     const kernels cpu = kernels_cpu();
     float *x = normals(n * in), *w = normals(out * in), *scale = normals(out), *together = normals(n * out), *alone = normals(out);
     void *packed = malloc((size_t)(out * in) * sizeof(float));
+    const kernel_sizes sizes = {.rows = n, .width = in, .linear_in = in, .packed = true, .heads = 1, .kv_heads = 1, .head_dim = 1};
+    void *scratch = aligned_alloc(64, (cpu.scratch_bytes(&cpu, &sizes) + 63) / 64 * 64);
     for (int type = 0; type < 3; type++) {
         weight_pack((weight_type)type, w, out, in, packed, scale);
-        linear_args a = {.n = n, .in = in, .out = out, .x = x, .y = together, .by_row = true,
+        linear_args a = {.n = n, .in = in, .out = out, .x = x, .y = together, .by_row = true, .scratch = scratch,
                          .w = {.type = (weight_type)type, .data = packed, .scale = type == WEIGHT_Q8 ? scale : NULL}};
         cpu.linear(&cpu, &a);
         for (int64_t i = 0; i < n; i++) {
@@ -178,8 +181,12 @@ static void rows_on(int64_t n, int64_t in, int64_t out)
 static void rows_do_not_depend_on_each_other(void **state)
 {
     (void)state;
+    rows_on(2, 150, 40);
+    rows_on(3, 65, 33);
     rows_on(7, 150, 40);
+    rows_on(13, 300, 101);
     rows_on(32, 300, 101);
+    rows_on(40, 128, 37);
     rows_on(33, 768, 50);
     rows_on(70, 61, 3);
     rows_on(6, 5000, 7);

@@ -93,7 +93,13 @@ bool cpu_bf16(const kernels *kn);
 bool cpu_bf16_is_slow(void);
 void cpu_gemm_rounded(const kernels *kn, const gemm_args *a);
 size_t cpu_bf16_scratch(int64_t elements); /* bytes; elements: of both operands */
-/* A few rows of x by loops of our own (matvec.c). */
+/* May the loops written with its intrinsics be used? Always false where a build has none. */
+bool cpu_has_avx512(void);
+/* Rows by themselves (by_row.c); scratch: cpu_by_row_scratch. False, and nothing done, on a processor without AVX-512, where cpu_matvec does
+ * as well. */
+bool cpu_by_row(const linear_args *a);
+size_t cpu_by_row_scratch(const kernel_sizes *s);
+/* A few rows of x by loops of our own (matvec.c), each row for itself. */
 void cpu_matvec(const linear_args *a);
 /* The rows [begin, end) of w, on the calling thread. */
 void cpu_matvec_rows(const linear_args *a, int64_t begin, int64_t end);

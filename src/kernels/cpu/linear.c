@@ -1,10 +1,11 @@
-/* y = x W^T with W as it is stored: few rows of x by matvec.c, many by a matrix product, for which a W in fewer bits is widened
- * a slice of rows at a time into scratch. */
+/* y = x W^T with W as it is stored: few rows of x by matvec.c, some, and those that must not depend on each other, by by_row.c, many
+ * by a matrix product, for which a W in fewer bits is widened a slice of rows at a time into scratch. */
 #include "kernels/cpu/cpu.h"
 #include "kernels/weight.h"
 
 enum {
     FEW_ROWS = 8,           /* up to here reading W is what takes the time */
+    SOME_ROWS = 128,        /* up to here rows by themselves are faster than the matrix library's product */
     SLICE_FLOATS = 1 << 20, /* of W widened at a time: stays in the cache */
     SLICE_ROWS_MIN = 64,
 };
@@ -16,7 +17,8 @@ static int64_t slice_rows(int64_t in)
 
 size_t cpu_linear_scratch(const kernel_sizes *s)
 {
-    return s->linear_in > 0 ? (size_t)(slice_rows(s->linear_in) * s->linear_in) * sizeof(float) : 0;
+    const size_t slice = s->packed ? (size_t)(slice_rows(s->linear_in) * s->linear_in) * sizeof(float) : 0, rows = cpu_by_row_scratch(s);
+    return slice > rows ? slice : rows;
 }
 
 CLONES static void widen_range_bf16(float *restrict to, const uint16_t *restrict from, int64_t n)
@@ -59,6 +61,8 @@ static void widened_product(const kernels *kn, const linear_args *a)
 
 void cpu_linear(const kernels *kn, const linear_args *a)
 {
+    if ((a->by_row || (a->n > FEW_ROWS && a->n <= SOME_ROWS)) && !a->bf16 && cpu_by_row(a))
+        return;
     if ((a->n <= FEW_ROWS || a->by_row) && !a->bf16)
         cpu_matvec(a);
     else if (a->w.type == WEIGHT_F32)
