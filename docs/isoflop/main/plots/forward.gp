@@ -8,18 +8,18 @@ set xrange [*:*] noextend
 set xlabel 'forward FLOPs per token / those of the optimal plain model'
 set ylabel 'held-out loss, causal (nats)'
 $block0 << EOD
-0.380159 1.211448
-0.653727 1.193932
-1.00072 1.186989
-1.37198 1.190086
-3.01118 1.217179
+0.401868 1.211448
+0.691058 1.193932
+1.05787 1.186052
+1.45033 1.190086
+3.18313 1.217179
 EOD
 $block1 << EOD
-0.340119 1.208641
-0.655813 1.186629
-1.12685 1.189108
-1.72411 1.192344
-2.3602 1.197930
+0.359541 1.208641
+0.693263 1.183445
+1.1912 1.189108
+1.82256 1.192344
+2.49498 1.197930
 EOD
 set terminal svg size 900,520 font 'sans,13' background '#ffffff'
 set output name.'.svg'
