@@ -6,6 +6,8 @@
 #include <setjmp.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -192,6 +194,52 @@ static void rows_do_not_depend_on_each_other(void **state)
     rows_on(6, 5000, 7);
 }
 
+/* A block whose end is the end of what may be touched. */
+typedef struct guarded {
+    char *map, *data;
+    size_t size;
+} guarded;
+
+static guarded guarded_block(size_t bytes)
+{
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE), whole = (bytes + page - 1) / page * page;
+    guarded g = {.size = whole + page};
+    g.map = mmap(NULL, g.size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    assert_true(g.map != MAP_FAILED);
+    assert_int_equal(mprotect(g.map + whole, page, PROT_NONE), 0);
+    g.data = g.map + whole - bytes;
+    return g;
+}
+
+static void stays_inside(weight_type type, int64_t n, int64_t in, int64_t out, bool by_row)
+{
+    const kernels cpu = kernels_cpu();
+    const size_t bytes = (size_t)(out * in) * (type == WEIGHT_F32 ? 4 : type == WEIGHT_BF16 ? 2 : 1);
+    const kernel_sizes sizes = {.rows = n, .width = in, .linear_in = in, .packed = true, .heads = 1, .kv_heads = 1, .head_dim = 1};
+    guarded x = guarded_block((size_t)(n * in) * sizeof(float)), w = guarded_block(bytes), y = guarded_block((size_t)(n * out) * sizeof(float));
+    guarded scale = guarded_block((size_t)out * sizeof(float)), scratch = guarded_block((cpu.scratch_bytes(&cpu, &sizes) + 63) / 64 * 64);
+    for (int add = 0; add < 2; add++)
+        cpu.linear(&cpu, &(linear_args){.n = n, .in = in, .out = out, .x = (float *)x.data, .y = (float *)y.data, .add = add, .by_row = by_row,
+                                        .w = {.type = type, .data = w.data, .scale = type == WEIGHT_Q8 ? (float *)scale.data : NULL},
+                                        .scratch = scratch.data});
+    const guarded all[] = {x, w, y, scale, scratch};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        munmap(all[i].map, all[i].size);
+}
+
+/* Loops written with intrinsics are not seen by the sanitizers. */
+static void nothing_beyond_the_operands(void **state)
+{
+    (void)state;
+    const int64_t rows[] = {1, 2, 3, 7, 8, 13, 20, 40, 64, 70}, widths[] = {1, 17, 64, 100, 129}, outs[] = {1, 5, 16, 23, 49};
+    for (int type = 0; type < 3; type++)
+        for (size_t r = 0; r < sizeof rows / sizeof *rows; r++)
+            for (size_t i = 0; i < sizeof widths / sizeof *widths; i++)
+                for (size_t o = 0; o < sizeof outs / sizeof *outs; o++)
+                    for (int by_row = 0; by_row < 2; by_row++)
+                        stays_inside((weight_type)type, rows[r], widths[i], outs[o], by_row);
+}
+
 /* Inputs rounded to bf16, sums in fp32: against plain C that rounds alike, so only the order of additions differs. */
 static void bf16_products(void **state)
 {
@@ -236,6 +284,7 @@ int main(void)
         cmocka_unit_test(packed_products_are_within_their_bound),
         cmocka_unit_test(linear_in_every_kind),
         cmocka_unit_test(rows_do_not_depend_on_each_other),
+        cmocka_unit_test(nothing_beyond_the_operands),
         cmocka_unit_test(bf16_products),
     };
     return cmocka_run_group_tests_name("linear", tests, NULL, NULL);
