@@ -153,7 +153,7 @@ static fathom_status stall(load *l, double *median, double *p99, fathom_error *e
  * layers before it. */
 static fathom_status calibrate(load *l, fathom_model *model, fathom_error *err)
 {
-    const int64_t tokens = l->c->streams * (l->c->prompt + l->c->tokens); /* and the prompts' share of them, as it comes */
+    const int64_t tokens = l->c->streams * (l->c->prompt + l->c->tokens);
     calibration cal;
     double rate;
     fathom_status status = calibration_open(&cal, &model->m.config, tokens, err);

@@ -113,9 +113,8 @@ AVX512 INLINE void finish(const linear_args *a, int64_t i, int64_t r, __m512 sum
 
 /* --- few rows of x --- */
 
-/* An 8-bit integer at `shift` of each word, in fp32: its bits with the sign turned round make the mantissa of 2^23 + 128 + it
- * where they are in the lowest byte, of 2^15 + 128 + it in the next. One instruction less than two shifts and a conversion, none of
- * them a shift, for which there is one port. */
+/* The 8-bit integer in the lowest byte of each word, in fp32: its bits with the sign turned round are the mantissa of 2^23 + 128 + it, in
+ * the second byte of 2^15 + 128 + it. Two shifts and a conversion would do as well, but shifts have one port. */
 AVX512 INLINE __m512 low_byte(__m512i v)
 {
     const __m512i bits = _mm512_ternarylogic_epi32(v, _mm512_set1_epi32(0xff), _mm512_set1_epi32(0x4b000080), 0x6a); /* (v & a) ^ b */
