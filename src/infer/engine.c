@@ -17,10 +17,11 @@ enum {
     PROMPT_LOGITS = 128,   /* rows of logits that a pass over prompts can want */
     LEAST_SHARED = 16,     /* a shorter common beginning is computed again */
     LEAST_PIECE = 16,      /* of a prompt beside those that decode */
+    PASSES_SEEN = 8,       /* the fastest of so many says how long a pass takes: the machine may have kept the others waiting */
 };
 
 /* How long a piece of a prompt may keep those that decode waiting, as a multiple of their own pass. */
-static const double piece_share = 1;
+static const double piece_share = 0.75;
 
 typedef struct request_list {
     engine_request *first;
@@ -50,7 +51,9 @@ struct fathom_engine {
     int64_t *routed;
     route_visitor visitor;
     void *visitor_user;
-    double decode_seconds, row_seconds; /* of the last pass that decoded; a row of the last one over prompts */
+    double decode_seconds[PASSES_SEEN]; /* of the last passes that decoded, a ring */
+    int64_t decode_passes;
+    double row_seconds;                 /* a row of the last pass over prompts */
     int64_t piece_rows;                 /* of the last one beside those that decode */
 };
 
@@ -474,7 +477,7 @@ static void decode(fathom_engine *e)
     const double began = timing_now();
     compute(e, count, count, true);
     sample(e, count);
-    e->decode_seconds = timing_now() - began;
+    e->decode_seconds[e->decode_passes++ % PASSES_SEEN] = timing_now() - began;
 }
 
 /* A piece of r's prompt, at most `room` rows of it, `shown` rows of logits: how many. */
@@ -542,13 +545,22 @@ static void tell_prompt(const fathom_engine *e, engine_request *r, int64_t from,
         }
 }
 
+/* How long a pass that decodes takes; 0: not known yet. */
+static double decode_time(const fathom_engine *e)
+{
+    double least = e->decode_seconds[0];
+    for (int64_t i = 1; i < min64(e->decode_passes, PASSES_SEEN); i++)
+        least = e->decode_seconds[i] < least ? e->decode_seconds[i] : least;
+    return least;
+}
+
 /* Rows of prompts for this step: beside those that decode as many as do not keep them waiting for long, which takes more time the
  * longer a prompt has become. */
 static int64_t prompt_room(const fathom_engine *e, bool alone)
 {
     if (alone)
         return min64(ALONE_TOKENS, e->rows);
-    const double fitting = e->row_seconds > 0 ? piece_share * e->decode_seconds / e->row_seconds : 0;
+    const double fitting = e->row_seconds > 0 ? piece_share * decode_time(e) / e->row_seconds : 0;
     const int64_t most = min64(e->options.prefill_tokens, max64(2 * e->piece_rows, LEAST_PIECE)); /* a few rows tell little of many */
     return min64(e->rows, fitting < (double)most ? max64((int64_t)fitting, min64(LEAST_PIECE, most)) : most);
 }

@@ -142,7 +142,7 @@ static void packed_products_are_within_their_bound(void **state)
 static void linear_in_every_kind(void **state)
 {
     (void)state;
-    const int64_t rows[] = {1, 2, 3, 4, 7, 8, 9, 17, 33, 50, 65}, widths[] = {1, 15, 16, 63, 64, 65, 200, 1031};
+    const int64_t rows[] = {1, 2, 3, 4, 7, 8, 9, 17, 33, 50, 65}, widths[] = {1, 15, 16, 63, 64, 65, 200, 1024, 1031};
     for (int type = 0; type < 3; type++)
         for (size_t r = 0; r < sizeof rows / sizeof *rows; r++)
             for (size_t i = 0; i < sizeof widths / sizeof *widths; i++)
@@ -187,6 +187,7 @@ static void rows_do_not_depend_on_each_other(void **state)
     rows_on(3, 65, 33);
     rows_on(7, 150, 40);
     rows_on(13, 300, 101);
+    rows_on(13, 1024, 60);
     rows_on(32, 300, 101);
     rows_on(40, 128, 37);
     rows_on(33, 768, 50);
@@ -231,7 +232,7 @@ static void stays_inside(weight_type type, int64_t n, int64_t in, int64_t out, b
 static void nothing_beyond_the_operands(void **state)
 {
     (void)state;
-    const int64_t rows[] = {1, 2, 3, 7, 8, 13, 20, 40, 64, 70}, widths[] = {1, 17, 64, 100, 129}, outs[] = {1, 5, 16, 23, 49};
+    const int64_t rows[] = {1, 2, 3, 7, 8, 13, 20, 40, 64, 70}, widths[] = {1, 17, 64, 100, 129, 1024}, outs[] = {1, 5, 16, 23, 49};
     for (int type = 0; type < 3; type++)
         for (size_t r = 0; r < sizeof rows / sizeof *rows; r++)
             for (size_t i = 0; i < sizeof widths / sizeof *widths; i++)

@@ -16,6 +16,9 @@ enum {
     FEW = 8,        /* rows of x, the most with lanes along W */
     LANES_MAX = 64, /* rows of x at a time */
     PADDING = 64,   /* columns of x: what a vector of 8-bit weights has */
+    ROWS_MAX = 24,  /* of W, whose sums with one vector of x are in registers */
+    ALIASED = 4096, /* bytes between lines that share a place in the first cache, of which there are */
+    CACHE_WAYS = 12,
 };
 
 static int64_t padded(int64_t in)
@@ -185,7 +188,7 @@ AVX512 INLINE void few(const linear_args *a, const float *packed, int64_t begin,
 /* --- more rows of x --- */
 
 /* sum += `columns` columns of R rows of w by 16 V lanes of x. */
-AVX512 INLINE void columns_of(__m512 sum[24][4], const float *w, int64_t stride, const float *x, int64_t columns, int R, int V)
+AVX512 INLINE void columns_of(__m512 sum[ROWS_MAX][4], const float *w, int64_t stride, const float *x, int64_t columns, int R, int V)
 {
     for (int64_t j = 0; j < columns; j++) {
         __m512 lane[4];
@@ -200,22 +203,28 @@ AVX512 INLINE void columns_of(__m512 sum[24][4], const float *w, int64_t stride,
     }
 }
 
+/* 16 weights in fp32, of which those in m are there. */
 AVX512 INLINE void widen(float *to, const void *w, int64_t at, __mmask16 m, weight_type type)
 {
     __m512i v;
-    if (type == WEIGHT_BF16)
+    if (type == WEIGHT_F32)
+        v = _mm512_maskz_loadu_epi32(m, (const float *)w + at);
+    else if (type == WEIGHT_BF16)
         v = _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(m, (const uint16_t *)w + at)), 16);
     else
         v = _mm512_castps_si512(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(m, (const int8_t *)w + at))));
     _mm512_storeu_si512(to, v);
 }
 
-/* Sums of the rows [r, r + R) of W, whole; asks for the next R rows on the way, a little at a time. */
-AVX512 INLINE void panel(__m512 sum[24][4], const linear_args *a, const float *packed, int64_t r, weight_type type, int R, int V)
+/* Sums [R, 16 V] of the rows [r, r + R) of W, whole; asks for the next R rows on the way, a little at a time. aside: fp32 weights are copied,
+ * as others are widened, 64 bytes of each row at once: rows whose distance is a multiple of 4096 bytes lie in the same few places of
+ * the first cache, which cannot hold R lines there until all their columns are used. */
+AVX512 INLINE void panel(float *sums, const linear_args *a, const float *packed, int64_t r, weight_type type, int R, int V, bool aside)
 {
     const int64_t bytes = (int64_t)width_of(type), block = 64 / bytes; /* columns */
     const char *ahead = (const char *)a->w.data + (r + R) * a->in * bytes;
-    float wide[24 * 64];
+    float wide[ROWS_MAX * 64];
+    __m512 sum[ROWS_MAX][4];
 #pragma GCC unroll 24
     for (int c = 0; c < R; c++)
         for (int v = 0; v < V; v++)
@@ -224,33 +233,37 @@ AVX512 INLINE void panel(__m512 sum[24][4], const linear_args *a, const float *p
         const int64_t columns = least(block, a->in - j), at = r * a->in + j;
         for (int c = 0; c < R; c++, ahead += 64)
             _mm_prefetch(ahead, _MM_HINT_T1);
-        for (int c = 0; c < R && type != WEIGHT_F32; c++)
+        for (int c = 0; c < R && aside; c++)
             for (int64_t k = 0; k < columns; k += 16)
                 widen(wide + c * 64 + k, a->w.data, at + c * a->in + k, columns - k < 16 ? (__mmask16)((1u << (columns - k)) - 1) : 0xffff, type);
         const float *x = packed + j * V * 16;
-        if (type == WEIGHT_F32)
-            columns_of(sum, (const float *)a->w.data + at, a->in, x, columns, R, V);
-        else
+        if (aside)
             columns_of(sum, wide, 64, x, columns, R, V);
+        else
+            columns_of(sum, (const float *)a->w.data + at, a->in, x, columns, R, V);
     }
+#pragma GCC unroll 24
+    for (int c = 0; c < R; c++)
+        for (int v = 0; v < V; v++)
+            _mm512_storeu_ps(sums + (c * V + v) * 16, sum[c][v]);
 }
 
+typedef void panel_function(float *sums, const linear_args *a, const float *packed, int64_t r);
+
 /* The rows [begin, end) of W, at least R, by 16 V lanes of x. */
-AVX512 INLINE void many(const linear_args *a, const float *packed, int64_t begin, int64_t end, weight_type type, int R, int V)
+AVX512 INLINE void many(const linear_args *a, const float *packed, int64_t begin, int64_t end, panel_function *panel_of, int R, int V)
 {
     for (int64_t done = begin; done < end; done += R) {
         const int64_t r = least(done, end - R);
-        __m512 sum[24][4];
-        panel(sum, a, packed, r, type, R, V);
-#pragma GCC unroll 4
+        float sums[ROWS_MAX * 64];
+        panel_of(sums, a, packed, r);
         for (int v = 0; v < V; v++)
-#pragma GCC unroll 2
             for (int c = 0; c < R; c += 16) {
                 const int rows = R - c < 16 ? R - c : 16;
                 __m512i row[16], column[16];
 #pragma GCC unroll 16
                 for (int k = 0; k < 16; k++)
-                    row[k] = k < rows ? _mm512_castps_si512(sum[c + k][v]) : _mm512_setzero_si512();
+                    row[k] = k < rows ? _mm512_loadu_si512(sums + ((c + k) * V + v) * 16) : _mm512_setzero_si512();
                 transpose(column, row);
                 const int64_t again = done - r - c; /* of these 16, stored before */
                 const uint32_t kept = ((1u << rows) - 1) & (again <= 0 ? ~0u : again >= 16 ? 0 : ~0u << again);
@@ -259,6 +272,12 @@ AVX512 INLINE void many(const linear_args *a, const float *packed, int64_t begin
                         finish(a, v * 16 + k, r + c, _mm512_castsi512_ps(column[k]), (__mmask16)kept);
             }
     }
+}
+
+/* Do R rows of W get into each other's way in the first cache? */
+static bool is_aliased(const linear_args *a, int R)
+{
+    return R > CACHE_WAYS && a->in * (int64_t)sizeof(float) % ALIASED == 0;
 }
 
 /* A loop for each number of lanes, each type of weights. */
@@ -276,10 +295,21 @@ typedef struct row_loop {
     LOOP(few_f32_##N, few(a, packed, begin, end, WEIGHT_F32, N))                                                       \
     LOOP(few_bf16_##N, few(a, packed, begin, end, WEIGHT_BF16, N))                                                     \
     LOOP(few_q8_##N, few(a, packed, begin, end, WEIGHT_Q8, N))
+/* The sums stand in a function of their own, where nothing else wants registers: inlined into the transposing, one of the vectors of x was
+ * kept on the stack, at two thirds of the speed. */
+#define PANEL(name, type, R, V, aside)                                                                                 \
+    AVX512 __attribute__((noinline)) static void name(float *sums, const linear_args *a, const float *packed, int64_t r) \
+    {                                                                                                                  \
+        panel(sums, a, packed, r, type, R, V, aside);                                                                  \
+    }
 #define MANY_LOOPS(R, V)                                                                                               \
-    LOOP(many_f32_##V, many(a, packed, begin, end, WEIGHT_F32, R, V))                                                  \
-    LOOP(many_bf16_##V, many(a, packed, begin, end, WEIGHT_BF16, R, V))                                                \
-    LOOP(many_q8_##V, many(a, packed, begin, end, WEIGHT_Q8, R, V))
+    PANEL(panel_f32_##V, WEIGHT_F32, R, V, false)                                                                      \
+    PANEL(panel_aside_##V, WEIGHT_F32, R, V, true)                                                                     \
+    PANEL(panel_bf16_##V, WEIGHT_BF16, R, V, true)                                                                     \
+    PANEL(panel_q8_##V, WEIGHT_Q8, R, V, true)                                                                         \
+    LOOP(many_f32_##V, many(a, packed, begin, end, is_aliased(a, R) ? panel_aside_##V : panel_f32_##V, R, V))             \
+    LOOP(many_bf16_##V, many(a, packed, begin, end, panel_bf16_##V, R, V))                                             \
+    LOOP(many_q8_##V, many(a, packed, begin, end, panel_q8_##V, R, V))
 FEW_LOOPS(1)
 FEW_LOOPS(2)
 FEW_LOOPS(4)

@@ -5,7 +5,7 @@
 
 enum {
     FEW_ROWS = 8,           /* up to here reading W is what takes the time */
-    SOME_ROWS = 128,        /* up to here rows by themselves are faster than the matrix library's product */
+    SOME_ROWS = 256,        /* up to here rows by themselves are faster than the matrix library's product */
     SLICE_FLOATS = 1 << 20, /* of W widened at a time: stays in the cache */
     SLICE_ROWS_MIN = 64,
 };
