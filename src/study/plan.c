@@ -13,8 +13,8 @@ enum { SMALLEST = 16, LARGEST = 4096 };
 
 static fathom_status unknown(const char *name, const char *word, fathom_error *err)
 {
-    return status_fail(err, FATHOM_INVALID_ARGUMENT, "variant %s: %s: unknown here: plain, mod, stochastic or choice, then c0.25, e1, d3 or m2, a gate or "
-                       "a causal rule, joined by -", name, word);
+    return status_fail(err, FATHOM_INVALID_ARGUMENT, "variant %s: %s: unknown here: plain, mod, stochastic or choice, then b12, and for what routes c0.25, "
+                       "e1, d3 or m2, a gate or a causal rule, joined by -", name, word);
 }
 
 /* The number behind a word's first letter; NaN where there is none. */
@@ -48,14 +48,21 @@ static bool read_kind(const char *word, variant *v)
 
 static bool read_word(const char *word, variant *v)
 {
+    const double x = number_of(word);
+    const bool count = x >= 1 && x <= MODEL_MAX_LAYERS && x == floor(x);
+    if (word[0] == 'b' && count && !v->blocks) {
+        v->blocks = (int64_t)x;
+        return true;
+    }
+    if (v->config.mod.router == MOD_ROUTER_NONE)
+        return false;
     if (mod_gate_parse(word, &v->config.mod.gate) || mod_causal_parse(word, &v->config.mod.causal))
         return true;
-    const double x = number_of(word);
     if (word[0] == 'c' && x > 0 && x <= 1) {
         v->capacity = x;
         return true;
     }
-    const bool placed = v->every || v->dense || v->ends, count = x >= 1 && x <= MODEL_MAX_LAYERS && x == floor(x);
+    const bool placed = v->every || v->dense || v->ends;
     if (placed || !count)
         return false;
     if (word[0] == 'e')
@@ -81,7 +88,7 @@ fathom_status variant_parse(const char *name, variant *out, fathom_error *err)
     if (!read_kind(word, out))
         return unknown(name, word, err);
     while ((word = strsep(&rest, "-")))
-        if (out->config.mod.router == MOD_ROUTER_NONE || !read_word(word, out))
+        if (!read_word(word, out))
             return unknown(name, word, err);
     if (!out->every && !out->dense && !out->ends)
         out->every = 2;
@@ -111,7 +118,7 @@ fathom_status study_shape(const variant *v, int64_t width, int64_t seq_len, int6
     c.vocab = vocab;
     c.seq_len = seq_len;
     c.dim = width;
-    c.layers = 2 * llround(3.5 + (double)width / 256);
+    c.layers = v->blocks ? v->blocks : 2 * llround(3.5 + (double)width / 256);
     c.heads = c.kv_heads = width / head_width(width);
     c.ffn = model_default_ffn(width);
     if (c.layers > MODEL_MAX_LAYERS)

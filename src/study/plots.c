@@ -12,7 +12,8 @@
 
 #include "base/file.h"
 
-enum { CURVE_STEPS = 60, PATH_ROOM = 4096, SERIES_NAME = 128 };
+enum { CURVE_STEPS = 60, PATH_ROOM = 4096, SERIES_NAME = 128, STYLE_ROOM = 128, DISC = 7, CROSS = 3, SMOOTHED = 4 };
+static const double FAR = 1.2;
 extern char **environ;
 
 /* A script under way: data blocks first, then one plot command that draws them. */
@@ -78,16 +79,58 @@ static fathom_status script_close(script *s, fathom_error *err)
     return file_writer_commit(&s->w, err);
 }
 
-/* A colour for each variant, the same in every plot. */
-static int color_of(const study_summary *s, const char *variant)
+/* How a variant looks, the same in every plot: a colour, and where those are used up open points and dashes. */
+typedef struct look {
+    const char *color;
+    bool open;
+} look;
+
+static look look_of(const study_summary *s, const char *variant)
 {
-    int color = 0;
-    for (int64_t i = 0; i < s->curve_count; i++) {
-        if (strcmp(s->curves[i].points->variant, variant) == 0)
-            return color + 1;
-        color += i + 1 < s->curve_count && strcmp(s->curves[i + 1].points->variant, s->curves[i].points->variant) != 0;
-    }
-    return color + 1;
+    static const char *const colors[] = {"#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#000000"};
+    const int count = sizeof colors / sizeof *colors;
+    int place = 0; /* among the variants */
+    for (int64_t i = 0; i < s->curve_count && strcmp(s->curves[i].points->variant, variant) != 0; i++)
+        place += i + 1 < s->curve_count && strcmp(s->curves[i + 1].points->variant, s->curves[i].points->variant) != 0;
+    return (look){colors[place % count], place / count % 2 == 1};
+}
+
+/* "with STYLE ..." of a variant: points of a filled `type`, lines, or both. */
+static const char *drawn_as(char *how, const study_summary *s, const char *variant, const char *style, int type, double size)
+{
+    const look l = look_of(s, variant);
+    const int point = type == CROSS ? type : type - l.open; /* gnuplot's open points are before the filled ones */
+    snprintf(how, STYLE_ROOM, "with %s lc rgb '%s'", style, l.color);
+    if (strstr(style, "line"))
+        snprintf(how + strlen(how), STYLE_ROOM - strlen(how), " dt %d", l.open ? 2 : 1);
+    if (type)
+        snprintf(how + strlen(how), STYLE_ROOM - strlen(how), " pt %d ps %.1f", point, size);
+    return how;
+}
+
+static double lowest(const study_curve *c)
+{
+    double least = INFINITY;
+    for (int64_t i = 0; i < c->count; i++)
+        least = fmin(least, c->points[i].loss_causal); /* fmin goes past NaN */
+    return least;
+}
+
+/* A curve far above the lowest one at its budget would leave the others a stripe at the foot of the plot: it is named, not drawn. */
+static bool is_far(const study_summary *s, const study_curve *c)
+{
+    double least = INFINITY;
+    for (int64_t i = 0; i < s->curve_count; i++)
+        if (s->curves[i].points->budget == c->points->budget)
+            least = fmin(least, lowest(&s->curves[i]));
+    return lowest(c) > FAR * least;
+}
+
+static void name_far(script *p, const study_curve *c)
+{
+    fprintf(p->plot, "%s NaN with points pt 0 title '%s %.2g: %.3f, above'", p->blocks ? ", \\\n  " : " ", c->points->variant, c->points->budget,
+            lowest(c));
+    p->blocks++;
 }
 
 static int point_of(const study_summary *s, double budget)
@@ -115,10 +158,14 @@ static void plot_isoflop(script *p, const study_summary *s)
 {
     for (int64_t i = 0; i < s->curve_count; i++) {
         const study_curve *c = &s->curves[i];
-        const int color = color_of(s, c->points->variant);
-        char how[SERIES_NAME], title[SERIES_NAME];
-        snprintf(title, sizeof title, "%s %.2g", c->points->variant, c->points->budget);
-        snprintf(how, sizeof how, "with points pt %d ps 0.8 lc %d", point_of(s, c->points->budget), color);
+        const char *variant = c->points->variant;
+        char how[STYLE_ROOM], title[SERIES_NAME];
+        if (is_far(s, c)) {
+            name_far(p, c);
+            continue;
+        }
+        snprintf(title, sizeof title, "%s %.2g", variant, c->points->budget);
+        drawn_as(how, s, variant, "points", point_of(s, c->points->budget), 0.8);
         block_begin(p);
         for (int64_t j = 0; j < c->count; j++)
             fprintf(p->w.stream, "%lld %.6f\n", (long long)c->points[j].size, c->points[j].loss_causal);
@@ -126,7 +173,7 @@ static void plot_isoflop(script *p, const study_summary *s)
         if (!c->causal.found)
             continue;
         const double low = log((double)c->points[0].size), high = log((double)c->points[c->count - 1].size);
-        snprintf(how, sizeof how, "with lines lc %d", color);
+        drawn_as(how, s, variant, "lines", 0, 0);
         block_begin(p);
         for (int j = 0; j <= CURVE_STEPS; j++) {
             const double x = low + (high - low) * j / CURVE_STEPS, away = x - c->fit_causal.x0;
@@ -135,7 +182,7 @@ static void plot_isoflop(script *p, const study_summary *s)
         block_end(p, how, NULL);
         if (!c->causal.inside)
             continue;
-        snprintf(how, sizeof how, "with points pt 3 ps 1.6 lc %d", color);
+        drawn_as(how, s, variant, "points", CROSS, 1.6);
         block_begin(p);
         fprintf(p->w.stream, "%.6g %.6f\n", c->causal.size, c->causal.loss);
         block_end(p, how, NULL);
@@ -153,16 +200,16 @@ static void plot_frontier(script *p, const study_summary *s)
         if (!first_of_variant(s, i))
             continue;
         const char *variant = s->curves[i].points->variant;
-        char how[SERIES_NAME];
+        char how[STYLE_ROOM];
         bool any = false;
         for (int64_t j = i; j < s->curve_count && strcmp(s->curves[j].points->variant, variant) == 0; j++)
-            any |= s->curves[j].causal.inside;
+            any |= s->curves[j].causal.inside && !is_far(s, &s->curves[j]);
         if (!any)
             continue;
-        snprintf(how, sizeof how, "with yerrorlines pt 7 lc %d", color_of(s, variant));
+        drawn_as(how, s, variant, "yerrorlines", DISC, 1);
         block_begin(p);
         for (int64_t j = i; j < s->curve_count && strcmp(s->curves[j].points->variant, variant) == 0; j++)
-            if (s->curves[j].causal.inside) {
+            if (s->curves[j].causal.inside && !is_far(s, &s->curves[j])) {
                 const optimum *o = &s->curves[j].causal;
                 const bool known = isfinite(o->loss_range.low);
                 fprintf(p->w.stream, "%.6g %.6f %.6f %.6f\n", s->curves[j].points->budget, o->loss, known ? o->loss_range.low : o->loss,
@@ -182,10 +229,10 @@ static void plot_forward(script *p, const study_summary *s)
             plain = s->comparisons[i].plain->causal.forward_flops;
     for (int64_t i = 0; i < s->curve_count && isfinite(plain); i++) {
         const study_curve *c = &s->curves[i];
-        char how[SERIES_NAME];
-        if (c->points->budget != budget)
+        char how[STYLE_ROOM];
+        if (c->points->budget != budget || is_far(s, c))
             continue;
-        snprintf(how, sizeof how, "with linespoints pt 7 ps 0.7 lc %d", color_of(s, c->points->variant));
+        drawn_as(how, s, c->points->variant, "linespoints", DISC, 0.7);
         block_begin(p);
         for (int64_t j = 0; j < c->count;) { /* the mean over seeds */
             double sum = 0;
@@ -212,19 +259,23 @@ static void plot_learning(script *p, const study_summary *s, bool by_time)
 {
     for (int64_t i = 0; i < s->curve_count; i++) {
         const study_curve *c = &s->curves[i];
-        if (c->points->budget != largest_budget(s))
+        if (c->points->budget != largest_budget(s) || is_far(s, c))
             continue;
         const study_result *run = best_run(c);
         const double scale = by_time ? (double)run->steps * run->ms_per_step / 1e3 / 60 / run->flops : 1;
         const json_t *curve = json_object_get(run->json, "curve");
-        char how[SERIES_NAME], title[SERIES_NAME];
-        snprintf(how, sizeof how, "with lines lc %d", color_of(s, run->variant));
+        char how[STYLE_ROOM], title[SERIES_NAME];
+        drawn_as(how, s, run->variant, "lines", 0, 0);
         snprintf(title, sizeof title, "%s, width %lld", run->variant, (long long)run->width);
         block_begin(p);
-        for (size_t j = 0; j < json_array_size(curve); j++) {
-            const json_t *point = json_array_get(curve, j);
-            fprintf(p->w.stream, "%.6g %.5f\n", scale * json_number_value(json_array_get(point, 0)),
-                    json_number_value(json_array_get(point, 1)));
+        const size_t points = json_array_size(curve);
+        for (size_t j = 0; j < points; j++) { /* single batches: a mean over neighbours; the steep beginning has fewer */
+            const size_t each = j < SMOOTHED ? j : SMOOTHED, end = j + each < points ? j + each + 1 : points;
+            double sum = 0;
+            for (size_t k = j - each; k < end; k++)
+                sum += json_number_value(json_array_get(json_array_get(curve, k), 1));
+            fprintf(p->w.stream, "%.6g %.5f\n", scale * json_number_value(json_array_get(json_array_get(curve, j), 0)),
+                    sum / (double)(end - (j - each)));
         }
         block_end(p, how, title);
     }
@@ -234,8 +285,8 @@ static void plot_speed(script *p, const study_result *results, int64_t count, co
 {
     for (int64_t i = 0; i < count;) {
         const char *variant = results[i].variant;
-        char how[SERIES_NAME];
-        snprintf(how, sizeof how, "with points pt 7 ps 0.7 lc %d", color_of(s, variant));
+        char how[STYLE_ROOM];
+        drawn_as(how, s, variant, "points", DISC, 0.7);
         block_begin(p);
         for (; i < count && strcmp(results[i].variant, variant) == 0; i++)
             fprintf(p->w.stream, "%.6g %.6g\n", results[i].flops / (double)results[i].steps, results[i].ms_per_step);
@@ -269,11 +320,11 @@ fathom_status study_plots(const char *dir, const study_result *results, int64_t 
     static const struct {
         const char *name, *setup;
     } plots[] = {
-        {"isoflop", "set logscale x\nset xrange [*:*] noextend\nset xlabel 'parameters outside embedding and head'\nset ylabel 'held-out loss, causal (nats)'"},
+        {"isoflop", "set logscale x 2\nset format x '%.0s%c'\nset xrange [*:*] noextend\nset xlabel 'parameters outside embedding and head'\nset ylabel 'held-out loss, causal (nats)'"},
         {"frontier", "set logscale x\nset xlabel 'training FLOPs'\nset ylabel 'loss of the optimum, causal (nats)'"},
-        {"forward", "set logscale x\nset xrange [*:*] noextend\nset xlabel 'forward FLOPs per token / those of the optimal plain model'\nset ylabel 'held-out loss, causal (nats)'"},
-        {"learning-flops", "set xlabel 'training FLOPs'\nset ylabel 'training loss (nats)'"},
-        {"learning-time", "set xlabel 'minutes'\nset ylabel 'training loss (nats)'"},
+        {"forward", "set logscale x 1.41421356\nset format x '%.2f'\nset xrange [*:*] noextend\nset xlabel 'forward FLOPs per token / those of the optimal plain model'\nset ylabel 'held-out loss, causal (nats)'"},
+        {"learning-flops", "set logscale x\nset xrange [*:*] noextend\nset xlabel 'training FLOPs'\nset ylabel 'training loss, smoothed (nats)'"},
+        {"learning-time", "set logscale x\nset xrange [*:*] noextend\nset xlabel 'minutes'\nset ylabel 'training loss, smoothed (nats)'"},
         {"speed", "set logscale xy\nset xlabel 'FLOPs of a training step'\nset ylabel 'time of a step (ms)'"},
     };
     char *folder = path_join(dir, "plots");

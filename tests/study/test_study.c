@@ -134,9 +134,16 @@ static void names_say_what_they_mean(void **state)
     assert_int_equal(study_shape(&v, 64, 256, 256, &c, &err), FATHOM_OK);
     for (int64_t l = 0; l < c.layers; l++)
         assert_true((c.mod.capacity[l] > 0) == (l >= 2 && l < c.layers - 2));
+    assert_int_equal(variant_parse("mod-b12-c0.5", &v, &err), FATHOM_OK);
+    assert_int_equal(study_shape(&v, 64, 256, 256, &c, &err), FATHOM_OK);
+    assert_true(c.layers == 12 && c.mod.capacity[11] == 0.5f);
+    assert_int_equal(variant_parse("plain-b5", &v, &err), FATHOM_OK);
+    assert_int_equal(study_shape(&v, 256, 256, 256, &c, &err), FATHOM_OK);
+    assert_true(c.layers == 5 && c.mod.router == MOD_ROUTER_NONE);
     assert_int_equal(study_shape(&v, 100, 256, 256, &c, &err), FATHOM_INVALID_ARGUMENT);
     const char *const bad[] = {"", "moe", "mod-d1", "mod-", "mod-c0", "mod-c2", "mod-e0", "mod-e1.5", "plain-c0.5", "mod-c0.25x", "stochastic-aux",
-                               "choice-c1", "mod-mod", "mod-e1-d3", "mod-d3-e1", "mod-m0", "mod-m2-e2", "mod-m4"};
+                               "choice-c1", "mod-mod", "mod-e1-d3", "mod-d3-e1", "mod-m0", "mod-m2-e2", "mod-m4",
+                               "plain-b0", "plain-b2.5", "plain-b3-b4", "plain-sigmoid", "mod-b1", "mod-b1-m1"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
         assert_int_equal(variant_parse(bad[i], &v, &err), FATHOM_INVALID_ARGUMENT);
 }
