@@ -113,6 +113,25 @@ def test_multiple_choice(samples, model, documents):
     assert worst < NEAR
 
 
+def test_the_command_says_the_same(samples, model, run, documents, fathom, tmp_path):
+    """`fathom eval` itself, on files of one text each."""
+
+    def log_likelihood(text):
+        (tmp_path / "one.txt").write_text(text)
+        count = len(model.encode(text))
+        said = fathom("eval", run, "--data", tmp_path / "one.txt", "--routing", "causal", "--seq-len", count - 1, "--threads", 1)
+        assert said["tokens"] == count - 1
+        return -said["loss"] * said["tokens"]
+
+    worst = 0
+    for document, row in list(zip(documents, samples[1]["choice"], strict=True))[::4]:
+        for choice, response in zip(document["choices"], row["filtered_resps"], strict=True):
+            expected = log_likelihood(document["context"] + " " + choice) - log_likelihood(document["context"])
+            worst = max(worst, abs(float(response[0]) - expected))
+    print(f"largest difference from fathom eval {worst:.1e}")
+    assert worst < NEAR
+
+
 def test_rolling(samples, model, documents):
     """Whole texts, after a line's end."""
     results, logged = samples
