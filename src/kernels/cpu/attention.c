@@ -42,22 +42,22 @@ static int64_t min64(int64_t a, int64_t b)
 
 enum { SCORES = 2 * QUERY_BLOCK * KEY_BLOCK };
 
-/* Floats of a thread's room: two blocks of scores and a block of keys and values out of pages, or one query's scores against all
- * keys. */
-static size_t room_floats(int64_t keys, int64_t dh)
+/* Floats of a thread's room: two blocks of scores and a block of keys and values out of pages, or one query's scores of every head against
+ * all keys. */
+static size_t room_floats(int64_t keys, int64_t heads, int64_t dh)
 {
-    const size_t blocks = SCORES + 2 * (size_t)KEY_BLOCK * (size_t)dh, row = (size_t)(keys + 16);
-    return blocks > row ? blocks : row;
+    const size_t blocks = SCORES + 2 * (size_t)KEY_BLOCK * (size_t)dh, rows = (size_t)(heads * (keys + 16));
+    return blocks > rows ? blocks : rows;
 }
 
 static float *room(const attention_args *a, int64_t keys)
 {
-    return (float *)a->scratch + (size_t)omp_get_thread_num() * room_floats(keys, a->head_dim);
+    return (float *)a->scratch + (size_t)omp_get_thread_num() * room_floats(keys, a->heads, a->head_dim);
 }
 
 size_t cpu_attention_scratch(const kernel_sizes *s)
 {
-    return (size_t)omp_get_max_threads() * room_floats(s->keys, s->head_dim) * sizeof(float);
+    return (size_t)omp_get_max_threads() * room_floats(s->keys, s->heads, s->head_dim) * sizeof(float);
 }
 
 /* One row of scores, n of them visible, becomes exp(score - top); returns the sum. */
@@ -188,29 +188,33 @@ static void dots(const attention_args *a, const float *q, const key_run *r, floa
             cpu_matvec_rows(&(linear_args){.n = 1, .in = dh, .out = 1, .x = q, .w = {.data = r->k + j * stride}, .y = p + j}, 0, 1);
 }
 
-/* One query against n keys: one pass over the keys, one over the values, as they lie in memory, where they must be fetched from:
- * the weights of the layers between have driven them out of the caches. Both loops ask for rows ahead of them, which in a page are the
- * next head's, that comes next on this thread. */
-static void attend_once(const attention_args *a, const sequence_view *s, int64_t row, int64_t head, int64_t n, float *p)
+/* A query of the heads [first, end) against n keys: one pass over the keys, one over the values, as they lie in memory, where they must be
+ * fetched from: the weights of the layers between have driven them out of the caches. In a page the heads follow each other. p: scores
+ * [heads, n + 16]. Both loops ask for rows ahead of them. */
+static void attend_once(const attention_args *a, const sequence_view *s, int64_t row, int64_t first, int64_t end, int64_t n, float *p)
 {
-    const int64_t dh = a->head_dim, kv_head = head / (a->heads / a->kv_heads);
-    const float *q = a->q + row * a->q_stride + head * dh;
-    float *out = a->out + (row * a->heads + head) * dh;
+    const int64_t dh = a->head_dim, group = a->heads / a->kv_heads, width = n + 16;
+    float *out = a->out + row * a->heads * dh;
     key_run r;
-    for (int64_t j = 0; j < n; j += r.n) {
-        r = keys_from(a, s, kv_head, j, n);
-        dots(a, q, &r, p + j);
+    for (int64_t j = 0; j < n; j += r.n)
+        for (int64_t h = first; h < end; h++) {
+            r = keys_from(a, s, h / group, j, n);
+            dots(a, a->q + row * a->q_stride + h * dh, &r, p + (h - first) * width + j);
+        }
+    for (int64_t h = first; h < end; h++) {
+        float *scores = p + (h - first) * width;
+        scale_row(scores, a->scale, n);
+        const float top = max_of(scores, n), sum = exp_row(scores, n, top);
+        scale_row(scores, 1 / sum, n);
+        if (a->lse)
+            a->lse[row * a->heads + h] = top + logf(sum);
     }
-    scale_row(p, a->scale, n);
-    const float top = max_of(p, n), sum = exp_row(p, n, top);
-    scale_row(p, 1 / sum, n);
-    if (a->lse)
-        a->lse[row * a->heads + head] = top + logf(sum);
-    memset(out, 0, (size_t)dh * sizeof *out);
-    for (int64_t j = 0; j < n; j += r.n) {
-        r = keys_from(a, s, kv_head, j, n);
-        weighted_sum(out, p + j, r.v, a->kv_stride, r.n, dh);
-    }
+    memset(out + first * dh, 0, (size_t)((end - first) * dh) * sizeof *out);
+    for (int64_t j = 0; j < n; j += r.n)
+        for (int64_t h = first; h < end; h++) {
+            r = keys_from(a, s, h / group, j, n);
+            weighted_sum(out + h * dh, p + (h - first) * width + j, r.v, a->kv_stride, r.n, dh);
+        }
 }
 
 /* The keys [at, at + n) of a head and their values as dense matrices: where they lie, or, out of pages, in `room`. */
@@ -262,17 +266,25 @@ static void forward_span(const kernels *kn, const attention_args *a, const seque
     }
 }
 
-/* A few queries of each sequence: decoding. A thread takes heads that follow each other; of many sequences, which differ in length,
- * several times some. */
+/* How many parts the heads of a sequence are divided into: out of pages as few as keep the threads busy with sequences that differ in length. */
+static int64_t head_parts(const attention_args *a)
+{
+    const int64_t threads = omp_get_max_threads();
+    const int64_t wanted = a->sequences == 1 ? threads : (SHARES * threads + a->sequences - 1) / a->sequences;
+    return a->page ? min64(wanted, a->heads) : a->heads;
+}
+
+/* A few queries of each sequence: decoding. */
 static void forward_few(const attention_args *a, int64_t keys)
 {
-    const int64_t tasks = a->sequences * a->heads, share = tasks / omp_get_max_threads();
+    const int64_t parts = head_parts(a), tasks = a->sequences * parts, share = tasks / omp_get_max_threads();
     const int64_t chunk = a->sequences == 1 ? share : share / SHARES;
-#pragma omp parallel for schedule(dynamic, chunk > 0 ? chunk : 1) if (tasks > 1 && keys * tasks > 256)
+#pragma omp parallel for schedule(dynamic, chunk > 0 ? chunk : 1) if (tasks > 1 && keys * a->sequences * a->heads > 256)
     for (int64_t task = 0; task < tasks; task++) {
-        const sequence_view s = view(a, task / a->heads);
+        const sequence_view s = view(a, task / parts);
         for (int64_t i = 0; i < s.m; i++)
-            attend_once(a, &s, s.q0 + i, task % a->heads, seen_by(a, &s, i), room(a, keys));
+            attend_once(a, &s, s.q0 + i, chunk_begin(a->heads, task % parts, parts), chunk_begin(a->heads, task % parts + 1, parts),
+                        seen_by(a, &s, i), room(a, keys));
     }
 }
 
