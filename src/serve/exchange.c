@@ -13,6 +13,7 @@
 enum {
     DISCARD_FACTOR = 4, /* bodies of so many times the limit are read to be refused; longer ones end the connection */
     BODIES = 16,        /* longest bodies held at once */
+    SMALL_BODY = 65536, /* bytes: is held whatever others hold; connections bound these */
 };
 
 static bool same_key(const char *given, const char *key)
@@ -32,11 +33,11 @@ static bool authorized(const exchange *x)
     return given && strncasecmp(given, "Bearer ", 7) == 0 && same_key(given + 7, key);
 }
 
-/* Absent is fine; what a page of another site may send without asking, forms and plain text, is not. */
+/* What a page of another site may send without asking, forms, plain text and bytes of no type, is not taken. */
 static bool json_content(const exchange *x)
 {
     const char *type = MHD_lookup_connection_value(x->mhd, MHD_HEADER_KIND, "Content-Type");
-    return !type || strncasecmp(type, "application/json", 16) == 0;
+    return type && strncasecmp(type, "application/json", 16) == 0;
 }
 
 static void check_head(exchange *x)
@@ -85,12 +86,17 @@ static exchange *begin(server *s, struct MHD_Connection *mhd, const char *path, 
     return x;
 }
 
+void exchange_drop_body(exchange *x)
+{
+    x->server->body_bytes -= x->body.capacity;
+    text_buffer_free(&x->body);
+}
+
 static void refuse_body(exchange *x)
 {
     problem_set(&x->problem, 413, NULL, NULL, "body: more than %lld bytes, the most that this server takes",
                 (long long)x->server->options.max_body);
-    x->server->body_bytes -= x->body.capacity;
-    text_buffer_free(&x->body);
+    exchange_drop_body(x);
 }
 
 /* A part of the body. False: enough is enough. */
@@ -106,11 +112,10 @@ static bool take_body(exchange *x, const char *data, size_t bytes)
     const size_t before = x->body.capacity;
     const bool added = text_buffer_add(&x->body, data, bytes, NULL) == FATHOM_OK;
     s->body_bytes += x->body.capacity - before;
-    if (added && s->body_bytes <= (size_t)(BODIES * most))
+    if (added && (x->body.capacity <= SMALL_BODY || s->body_bytes <= (size_t)(BODIES * most)))
         return true;
     problem_set(&x->problem, 503, NULL, "overloaded", "too many large requests at once: try again later");
-    s->body_bytes -= x->body.capacity;
-    text_buffer_free(&x->body);
+    exchange_drop_body(x);
     return true;
 }
 
@@ -205,8 +210,8 @@ void exchange_completed(void *user, struct MHD_Connection *mhd, void **context, 
     reply_free(&x->reply);
     if (x->job)
         job_drop(x->job);
-    s->body_bytes -= x->body.capacity;
-    text_buffer_free(&x->body);
+    s->logprob_entries -= x->logprob_entries;
+    exchange_drop_body(x);
     set_answering(x, false);
     free(x);
     *context = NULL;

@@ -32,7 +32,8 @@ struct server {
     metrics counts;
     int32_t chat_end; /* the token that ends a chat's message; -1: there is none */
     uint64_t serial;
-    size_t body_bytes; /* held for all exchanges together */
+    size_t body_bytes;       /* held for all exchanges together */
+    int64_t logprob_entries; /* that their answers may have */
 
     pthread_mutex_t lock;
     connection *connections;
@@ -52,6 +53,7 @@ typedef struct exchange {
     int status;
     job *job; /* the routes that generate */
     reply reply;
+    int64_t logprob_entries; /* of server's */
     size_t sent; /* of reply.out */
     bool streaming;
 } exchange;
@@ -68,6 +70,9 @@ extern const http_route routes[ROUTE_COUNT];
 /* The route; ROUTE_UNKNOWN after x->problem was filled: 404, or 405 with the methods in *allow. */
 size_t route_find(const char *method, const char *path, const char **allow, serve_problem *problem);
 const char *route_name(size_t route);
+
+/* The body has been read: its memory goes. */
+void exchange_drop_body(exchange *x);
 
 /* Answers. The first takes the reference; NULL is "out of memory". */
 enum MHD_Result answer_json(exchange *x, int status, json_t *object);

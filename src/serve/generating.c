@@ -8,6 +8,8 @@
 #include "base/timing.h"
 #include "serve/exchange.h"
 
+enum { LOGPROBS_EACH = 1 << 20, LOGPROBS_ALL = 1 << 21 };
+
 static void sleep_connection(void *user)
 {
     MHD_suspend_connection(((exchange *)user)->mhd);
@@ -108,6 +110,26 @@ static bool admit(exchange *x, const job *j)
     return problem_set(&x->problem, 429, NULL, "queue_full", "the queue is full: try again later");
 }
 
+/* An answer's log-probabilities take some 200 bytes each until it has been read: few tokens of a request can ask for very many. */
+static bool reserve_logprobs(exchange *x, const job *j)
+{
+    const generate_request *q = &j->request;
+    server *s = x->server;
+    double entries = 0;
+    for (size_t i = 0; i < j->prompts && q->logprobs >= 0; i++) {
+        const int64_t left = s->info.max_tokens - (int64_t)j->counts[i], made = q->max_tokens >= 0 && q->max_tokens < left ? q->max_tokens : left;
+        entries += (double)q->n * (double)(q->logprobs + 1) * ((double)made + (q->echo ? (double)j->counts[i] : 0));
+    }
+    if (entries > LOGPROBS_EACH)
+        return problem_set(&x->problem, 400, "logprobs", NULL, "logprobs: %.0f log-probabilities, this server gives at most %d at once: ask for "
+                           "fewer of them, tokens, choices or prompts", entries, LOGPROBS_EACH);
+    if (entries + (double)s->logprob_entries > LOGPROBS_ALL)
+        return problem_set(&x->problem, 503, NULL, "overloaded", "too many log-probabilities at once: try again later");
+    x->logprob_entries = (int64_t)entries;
+    s->logprob_entries += x->logprob_entries;
+    return true;
+}
+
 static void watch(exchange *x, job *j)
 {
     pthread_mutex_lock(&x->server->lock);
@@ -140,10 +162,11 @@ static enum MHD_Result answer_generating(exchange *x, bool chat)
     generate_request request;
     if (!request_parse(x->body.data, x->body.size, chat, &x->server->limits, &request, &x->problem))
         return answer_problem(x, &x->problem);
+    exchange_drop_body(x);
     x->job = job_new(&request);
     if (!x->job)
         request_out_of_memory(&x->problem);
-    else if (encode(x, x->job) && admit(x, x->job) && submit(x, x->job))
+    else if (encode(x, x->job) && reserve_logprobs(x, x->job) && admit(x, x->job) && submit(x, x->job))
         return answer_resumed(x);
     return answer_problem(x, &x->problem);
 }
@@ -208,6 +231,7 @@ enum MHD_Result answer_resumed(exchange *x)
     if (stream)
         return begin_stream(x);
     char *whole = done ? reply_whole(&x->reply) : NULL;
+    text_buffer_free(&x->reply.taken); /* a client that reads slowly holds its answer, not what it was made of */
     return whole ? answer_text(x, 200, "application/json", whole) : answer_json(x, 500, NULL);
 }
 

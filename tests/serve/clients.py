@@ -151,6 +151,13 @@ def refusals(s):
         if wanted == 405:
             check("Allow", headers["Allow"] in ("POST", "GET, HEAD"), headers["Allow"])
     check("a form: 415", s.ask("POST", "/v1/completions", b"prompt=a", {"Content-Type": "application/x-www-form-urlencoded"}, raw=True)[0] == 415)
+    got = raw(s, b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nOrigin: http://b\r\nContent-Length: 14\r\n\r\n{\"prompt\":\"a\"}")
+    check("bytes of no type: 415", got.startswith(b"HTTP/1.1 415 "), got[:200])
+    many = dict(prompt=[[1] * 2000] * 2, n=16, max_tokens=1)
+    status, r = s.complete(**many, echo=True, logprobs=20)
+    check("a million log-probabilities: 400", status == 400 and r["error"]["param"] == "logprobs", (status, r))
+    check("a chat's", s.post("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}], "n": 16, "logprobs": True, "top_logprobs": 20,
+                                                      "max_tokens": 4000})[0] == 400)
     keep = http.client.HTTPConnection("127.0.0.1", s.port, timeout=20)
     answers = []
     for body in (b"{", b'{"prompt":"a","max_tokens":2}', b" " * 70000, b'{"prompt":"a","max_tokens":2}'):
@@ -211,6 +218,27 @@ def vanishing(s):
     for c in (half, idle):
         c.settimeout(15)
         check("what delivers nothing is closed", c.recv(100) == b"" and time.time() - began < 8, time.time() - began)
+
+
+def uploads():
+    """Large bodies that do not come to an end leave room for small ones, and none where they would take too much."""
+    most = 1 << 18
+    s = Server("--max-body", str(most))
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    held = [socket.create_connection(("127.0.0.1", s.port), timeout=20) for _ in range(17)]
+    for c in held:
+        c.sendall(head % most + b" " * (most - 1))
+    small = s.complete(prompt="a", max_tokens=1)
+    large = s.complete(prompt=" " * (most - 100), max_tokens=1)
+    check("a small body beside large ones that wait", small[0] == 200, small)
+    check("a large one is refused for now", large[0] == 503 and large[1]["error"]["code"] == "overloaded", large)
+    for c in held:
+        c.close()
+    until = time.time() + 20
+    while (large := s.complete(prompt=" " * (most - 100), max_tokens=1))[0] == 503 and time.time() < until:
+        time.sleep(0.05)
+    check("and not once they have gone", large[0] == 400, large)  # too many tokens
+    s.stop()
 
 
 def queue(s):
@@ -283,6 +311,7 @@ def main():
     check("a wrong key", wrong == [401] * 5, wrong)
     check("the key", s.ask("GET", "/v1/models", headers={"Authorization": "Bearer secret"})[1]["data"][0]["id"] == "small")
     s.stop()
+    uploads()
     s = Server("--max-active", "1", "--max-queue", "2")
     queue(s)
     s.stop()
