@@ -272,8 +272,10 @@ static int report(const isoflop_command *c)
         printf("\nagainst the optimal plain model: causal loss [95 %%]%s\n", s.comparison_count ? "" : ": no budget has both optima inside its sizes");
         for (int64_t i = 0; i < s.comparison_count; i++)
             print_comparison(&s.comparisons[i]);
-        if (timed < count)
+        if (timed == 0)
             printf("\ntokens/s are the runs' own, taken one after the other: --speed measures all shapes in turn\n");
+        else if (timed < count)
+            printf("\n%lld runs are of shapes without a time: --speed measures all in turn\n", (long long)(count - timed));
         printf("\n%s: %lld runs; report.html, results.json, results.csv%s\n", c->study.dir, (long long)count,
                drawn ? ", plots/*.svg and *.png" : "; plots/*.gp are for gnuplot, which is not here or failed");
     }

@@ -79,16 +79,23 @@ static double student_width(int64_t n)
     return (n <= known ? t[n - 1] : 1.960 + 2.4 / (double)n) / 1.960;
 }
 
-void parabola_bootstrap(const double *x, const double *y, int64_t n, const parabola *fit, uint64_t seed, int64_t rounds, parabola *samples)
+void fit_noise_add(fit_noise *noise, const double *x, const double *y, int64_t n, const parabola *fit)
 {
-    double *drawn = n > 3 ? malloc((size_t)n * sizeof *drawn) : NULL;
-    const double widen = n > 3 ? sqrt((double)n / (double)(n - 3)) * student_width(n - 3) : 0;
+    if (n <= 3)
+        return;
+    for (int64_t i = 0; i < n; i++)
+        noise->residual[noise->n++] = sqrt((double)n / (double)(n - 3)) * (y[i] - value_at(fit, x[i]));
+    noise->freedom += n - 3;
+}
+
+void parabola_bootstrap(const double *x, int64_t n, const parabola *fit, const fit_noise *noise, uint64_t seed, int64_t rounds, parabola *samples)
+{
+    double *drawn = noise->freedom > 0 ? malloc((size_t)n * sizeof *drawn) : NULL;
+    const double widen = noise->freedom > 0 ? student_width(noise->freedom) : 0;
     uint64_t counter = 0;
     for (int64_t r = 0; r < rounds; r++) {
-        for (int64_t i = 0; drawn && i < n; i++) {
-            const int64_t j = (int64_t)(rng_uniform(seed, FIT_STREAM, counter++) * (double)n);
-            drawn[i] = value_at(fit, x[i]) + widen * (y[j] - value_at(fit, x[j]));
-        }
+        for (int64_t i = 0; drawn && i < n; i++)
+            drawn[i] = value_at(fit, x[i]) + widen * noise->residual[(int64_t)(rng_uniform(seed, FIT_STREAM, counter++) * (double)noise->n)];
         if (!drawn || !parabola_fit(x, drawn, n, &samples[r]))
             samples[r] = (parabola){NAN, NAN, NAN};
     }

@@ -14,10 +14,19 @@ typedef struct parabola {
 /* Least squares through n points. False where there is none: fewer than three different x, or it opens downwards. */
 bool parabola_fit(const double *x, const double *y, int64_t n, parabola *out);
 
-/* What other noise would have given: `rounds` fits to the fitted values plus residuals drawn with replacement, widened by
- * sqrt(n / (n - 3)) for the three that the fit has used up, and by how much wider Student's t at n - 3 degrees of freedom is than the
- * normal. A round without a parabola, and every round where n <= 3 leaves no residuals, is NaN. */
-void parabola_bootstrap(const double *x, const double *y, int64_t n, const parabola *fit, uint64_t seed, int64_t rounds, parabola *samples);
+/* The noise of a fit, or of several that are taken to have the same: residuals, each widened by sqrt(n / (n - 3)) for the three degrees of
+ * freedom that its fit has used up, and how many are left in all. */
+typedef struct fit_noise {
+    double *residual; /* the caller's */
+    int64_t n, freedom;
+} fit_noise;
+/* n points more, for which `residual` has room; three or fewer leave no residuals and add none. */
+void fit_noise_add(fit_noise *noise, const double *x, const double *y, int64_t n, const parabola *fit);
+
+/* What other noise would have given: `rounds` fits to the fitted values at x [n] plus residuals drawn with replacement, widened by how much
+ * wider Student's t at the noise's degrees of freedom is than the normal. A round without a parabola, and every round where there is no
+ * noise, is NaN. */
+void parabola_bootstrap(const double *x, int64_t n, const parabola *fit, const fit_noise *noise, uint64_t seed, int64_t rounds, parabola *samples);
 
 /* y = factor x^exponent by least squares in the logarithms; n >= 2 points, positive. False where it cannot be. */
 typedef struct power_law {

@@ -34,7 +34,7 @@ static void put_comparisons(FILE *to, const study_summary *s)
         fputs("<p>No budget has both optima inside the sizes that were trained.</p>\n", to);
         return;
     }
-    fputs("<p>Causal losses, as sampling routes; in brackets 95 % of a bootstrap over residuals. "
+    fputs("<p>Causal losses, as sampling routes; in brackets 95 % of a bootstrap over the residuals of all curves of the budget. "
           "The last three columns are of the smallest model of the variant whose loss is the plain optimum's.</p>\n"
           "<table><tr><th>training FLOPs<th>variant<th>loss of its optimum<th>its size / plain's<th>forward FLOPs per token / plain's"
           "<th>training tokens/s / plain's\n", to);
@@ -88,8 +88,9 @@ static void put_runs(FILE *to, const study_result *results, int64_t count)
         const study_result *r = &results[i];
         fputs("<tr><td>", to);
         put_text(to, r->variant);
-        fprintf(to, "<td>%.3g<td>%lld<td>%lld<td>%lld<td>%.4g<td>%.4f<td>%.4f<td>%.1f\n", r->budget, (long long)r->width, (long long)r->seed,
-                (long long)r->steps, r->forward_flops_per_token, r->loss, r->loss_causal, r->ms_per_step);
+        fprintf(to, "<td>%.3g<td>%lld<td>%lld<td>%lld<td>%.4g<td>%.4f<td>%.4f<td>", r->budget, (long long)r->width, (long long)r->seed,
+                (long long)r->steps, r->forward_flops_per_token, r->loss, r->loss_causal);
+        fprintf(to, isfinite(r->ms_per_step) ? "%.1f\n" : "not timed\n", r->ms_per_step);
     }
     fputs("</table></details>\n", to);
 }

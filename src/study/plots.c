@@ -246,12 +246,12 @@ static void plot_forward(script *p, const study_summary *s)
     }
 }
 
-/* At the largest budget, of each variant the run whose loss is lowest. */
+/* At the largest budget, of each variant the run whose loss is lowest; one that diverged only where all did. */
 static const study_result *best_run(const study_curve *c)
 {
     const study_result *best = c->points;
     for (int64_t i = 1; i < c->count; i++)
-        best = c->points[i].loss < best->loss ? &c->points[i] : best;
+        best = c->points[i].loss_causal < best->loss_causal || !isfinite(best->loss_causal) ? &c->points[i] : best;
     return best;
 }
 
@@ -262,6 +262,8 @@ static void plot_learning(script *p, const study_summary *s, bool by_time)
         if (c->points->budget != largest_budget(s) || is_far(s, c))
             continue;
         const study_result *run = best_run(c);
+        if (by_time && !isfinite(run->ms_per_step))
+            continue;
         const double scale = by_time ? (double)run->steps * run->ms_per_step / 1e3 / 60 / run->flops : 1;
         const json_t *curve = json_object_get(run->json, "curve");
         char how[STYLE_ROOM], title[SERIES_NAME];
@@ -289,7 +291,8 @@ static void plot_speed(script *p, const study_result *results, int64_t count, co
         drawn_as(how, s, variant, "points", DISC, 0.7);
         block_begin(p);
         for (; i < count && strcmp(results[i].variant, variant) == 0; i++)
-            fprintf(p->w.stream, "%.6g %.6g\n", results[i].flops / (double)results[i].steps, results[i].ms_per_step);
+            if (isfinite(results[i].ms_per_step))
+                fprintf(p->w.stream, "%.6g %.6g\n", results[i].flops / (double)results[i].steps, results[i].ms_per_step);
         block_end(p, how, variant);
     }
 }

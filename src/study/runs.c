@@ -223,13 +223,31 @@ static fathom_status train_model(const study_options *o, const study_run *run, c
     return status;
 }
 
+/* Is the run at `path` of the shape and rate that its name stands for today? */
+static fathom_status same_plan(const study_run *run, const json_t *found, const char *path, fathom_error *err)
+{
+    const struct {
+        const char *name;
+        double planned;
+    } fields[] = {{"layers", (double)run->config.layers}, {"size", (double)study_size(&run->config)}, {"learning_rate", run->learning_rate}};
+    for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) {
+        const double value = json_number_value(json_object_get(found, fields[i].name)), planned = fields[i].planned;
+        if (!(fabs(value - planned) <= 1e-6 * planned))
+            return status_fail(err, FATHOM_INVALID_ARGUMENT, "%s: %s: %g, a run of this name has %g now: give the study a folder of its own", path,
+                               fields[i].name, value, planned);
+    }
+    return FATHOM_OK;
+}
+
 /* A finished run is one of this study's only if it was trained on the same text in the same way. */
-static fathom_status check_setting(const study_options *o, const study_data *data, const char *path, fathom_error *err)
+static fathom_status check_setting(const study_options *o, const study_run *run, const study_data *data, const char *path, fathom_error *err)
 {
     json_t *result = NULL, *setting = setting_of(o, data);
     fathom_status status = setting ? json_file_read(path, MOST_RESULT, &result, err) : no_memory(err);
     if (status == FATHOM_OK)
         status = same_setting(setting, json_object_get(result, "setting"), path, err);
+    if (status == FATHOM_OK)
+        status = same_plan(run, result, path, err);
     json_decref(result);
     json_decref(setting);
     return status;
@@ -251,7 +269,7 @@ fathom_status study_train(const study_options *o, const study_run *run, const st
     if (!run_path(o, run, "", dir) || !run_path(o, run, ".json", result) || !run_path(o, run, ".lock", lock))
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "%s: the path is too long", o->dir);
     if (path_exists(result)) {
-        TRY(check_setting(o, data, result, err));
+        TRY(check_setting(o, run, data, result, err));
         if (!path_exists(lock)) /* otherwise somebody was killed between the result and the end: what is left over goes */
             return FATHOM_OK;
     }

@@ -181,19 +181,20 @@ fathom_status study_speed_apply(const char *dir, study_result *results, int64_t 
     size_t at;
     *timed = 0;
     TRY(read_speeds(dir, &root, err));
-    for (int64_t i = 0; i < count; i++)
+    for (int64_t i = 0; i < count && root; i++) { /* a shape that was not timed has no time: the run's own is of another hour and other threads */
+        const char *const fields[] = {"ms_per_step", "tokens_per_s"};
+        double *const to[] = {&results[i].ms_per_step, &results[i].tokens_per_s};
+        const json_t *found = NULL;
         json_array_foreach(json_object_get(root, "shapes"), at, shape)
-            if (is_shape(shape, results[i].variant, results[i].width)) {
-                const char *const fields[] = {"ms_per_step", "tokens_per_s"};
-                double *const to[] = {&results[i].ms_per_step, &results[i].tokens_per_s};
-                for (int f = 0; f < 2; f++) {
-                    json_t *value = json_object_get(shape, fields[f]);
-                    *to[f] = json_number_value(value);
-                    json_object_set(results[i].json, fields[f], value);
-                }
-                ++*timed;
-                break;
-            }
+            if (!found && is_shape(shape, results[i].variant, results[i].width))
+                found = shape;
+        for (int f = 0; f < 2; f++) {
+            json_t *value = found ? json_object_get(found, fields[f]) : NULL;
+            *to[f] = value ? json_number_value(value) : NAN;
+            json_object_set_new(results[i].json, fields[f], value ? json_incref(value) : json_null());
+        }
+        *timed += found != NULL;
+    }
     json_decref(root);
     return FATHOM_OK;
 }

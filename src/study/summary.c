@@ -76,56 +76,83 @@ static interval middle(const parabola *samples, bool size)
     return out;
 }
 
-static fathom_status fit_curve(study_curve *c, bool causal, optimum *out, parabola *fit, parabola *samples, fathom_error *err)
+/* ln size and loss of the runs that have a loss, by size; [count] room. */
+static int64_t losses(const study_curve *c, bool causal, double *x, double *y)
 {
-    double *x = malloc((size_t)c->count * sizeof *x), *y = malloc((size_t)c->count * sizeof *y);
-    if (!x || !y) {
-        free(x);
-        free(y);
-        return status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
-    }
     int64_t n = 0;
     for (int64_t i = 0; i < c->count; i++) {
         const double loss = causal ? c->points[i].loss_causal : c->points[i].loss;
         if (!isfinite(loss))
             continue;
         x[n] = log((double)c->points[i].size);
-        c->sizes += causal && (n == 0 || x[n] != x[n - 1]);
         y[n++] = loss;
     }
-    *out = (optimum){.found = parabola_fit(x, y, n, fit)};
-    if (out->found) {
-        parabola_bootstrap(x, y, n, fit, bootstrap_seed, STUDY_ROUNDS, samples);
-        out->inside = fit->x0 >= x[0] && fit->x0 <= x[n - 1];
-        out->size = exp(fit->x0);
-        out->loss = fit->y0;
-        out->size_range = middle(samples, true);
-        out->loss_range = middle(samples, false);
-        out->forward_flops = between(c, fit->x0, forward_of);
-        out->tokens_per_s = between(c, fit->x0, speed_of);
-    }
-    free(x);
-    free(y);
-    return FATHOM_OK;
+    return n;
 }
 
-static fathom_status make_curves(const study_result *results, int64_t count, study_summary *s, fathom_error *err)
+/* Room for the runs of one budget. */
+typedef struct fit_room {
+    double *x, *y, *residual; /* [runs] */
+    parabola *samples;        /* [STUDY_ROUNDS] */
+} fit_room;
+
+static void fit_curve(study_curve *c, bool causal, const fit_room *room)
 {
-    parabola fit, *samples = malloc(STUDY_ROUNDS * sizeof *samples);
-    fathom_status status = samples ? FATHOM_OK : status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
-    for (int64_t i = 0; i < count && status == FATHOM_OK;) {
+    optimum *out = causal ? &c->causal : &c->trained;
+    parabola *fit = causal ? &c->fit_causal : &c->fit_trained;
+    const int64_t n = losses(c, causal, room->x, room->y);
+    for (int64_t i = 0; i < n && causal; i++)
+        c->sizes += i == 0 || room->x[i] != room->x[i - 1];
+    *out = (optimum){.found = parabola_fit(room->x, room->y, n, fit)};
+    if (!out->found)
+        return;
+    out->inside = fit->x0 >= room->x[0] && fit->x0 <= room->x[n - 1];
+    out->size = exp(fit->x0);
+    out->loss = fit->y0;
+    out->forward_flops = between(c, fit->x0, forward_of);
+    out->tokens_per_s = between(c, fit->x0, speed_of);
+    if (causal)
+        c->least = room->x[0];
+}
+
+/* Intervals, by the noise of all curves of the budget: two runs of one model differ by as much whatever they are, and five runs alone say
+ * little of how much. */
+static void give_intervals(const study_summary *s, study_curve *c, bool causal, const fit_room *room)
+{
+    optimum *out = causal ? &c->causal : &c->trained;
+    fit_noise noise = {.residual = room->residual};
+    for (int64_t i = 0; i < s->curve_count; i++) {
+        const study_curve *other = &s->curves[i];
+        if (other->points->budget == c->points->budget && (causal ? other->causal : other->trained).found)
+            fit_noise_add(&noise, room->x, room->y, losses(other, causal, room->x, room->y), causal ? &other->fit_causal : &other->fit_trained);
+    }
+    if (!out->found)
+        return;
+    parabola *samples = causal ? c->samples_causal : room->samples;
+    const int64_t n = losses(c, causal, room->x, room->y);
+    parabola_bootstrap(room->x, n, causal ? &c->fit_causal : &c->fit_trained, &noise, bootstrap_seed, STUDY_ROUNDS, samples);
+    out->size_range = middle(samples, true);
+    out->loss_range = middle(samples, false);
+}
+
+static fathom_status make_curves(const study_result *results, int64_t count, study_summary *s, const fit_room *room, fathom_error *err)
+{
+    for (int64_t i = 0; i < count;) {
         study_curve *c = &s->curves[s->curve_count++];
         c->points = &results[i];
         for (; i < count && strcmp(results[i].variant, c->points->variant) == 0 && results[i].budget == c->points->budget; i++)
             c->count++;
         c->samples_causal = malloc(STUDY_ROUNDS * sizeof *c->samples_causal);
-        status = c->samples_causal ? fit_curve(c, false, &c->trained, &fit, samples, err)
-                                   : status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
-        if (status == FATHOM_OK)
-            status = fit_curve(c, true, &c->causal, &c->fit_causal, c->samples_causal, err);
+        if (!c->samples_causal)
+            return status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
+        fit_curve(c, false, room);
+        fit_curve(c, true, room);
     }
-    free(samples);
-    return status;
+    for (int64_t i = 0; i < s->curve_count; i++) {
+        give_intervals(s, &s->curves[i], false, room);
+        give_intervals(s, &s->curves[i], true, room);
+    }
+    return FATHOM_OK;
 }
 
 /* The smaller size (its logarithm) at which a parabola reaches a loss; false where it never does. */
@@ -148,7 +175,7 @@ static void compare_samples(comparison *c, double *difference, double *flops, do
         if (!isfinite(plain->x0) || !isfinite(other->x0))
             continue;
         difference[compared++] = other->y0 / plain->y0 - 1;
-        if (reaches(other, plain->y0, &x) && x >= log((double)c->other->points->size)) {
+        if (reaches(other, plain->y0, &x) && x >= c->other->least) {
             flops[matched] = between(c->other, x, forward_of) / between(c->plain, plain->x0, forward_of);
             speed[matched++] = between(c->other, x, speed_of) / between(c->plain, plain->x0, speed_of);
         }
@@ -165,7 +192,7 @@ static fathom_status compare(const study_curve *plain, const study_curve *other,
         return status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
     *out = (comparison){.plain = plain, .other = other, .difference = other->causal.loss / plain->causal.loss - 1,
                         .reaches = reaches(&other->fit_causal, plain->causal.loss, &x)};
-    out->matches = out->reaches && x >= log((double)other->points->size);
+    out->matches = out->reaches && x >= other->least;
     if (out->matches) {
         out->match_size = exp(x);
         out->match_flops_ratio = between(other, x, forward_of) / plain->causal.forward_flops;
@@ -188,8 +215,14 @@ fathom_status study_summarize(const study_result *results, int64_t count, study_
 {
     const size_t most = (size_t)(count > 0 ? count : 1);
     *out = (study_summary){.curves = calloc(most, sizeof *out->curves), .comparisons = calloc(most, sizeof *out->comparisons)};
-    fathom_status status = out->curves && out->comparisons ? make_curves(results, count, out, err)
-                                                           : status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
+    const fit_room room = {malloc(most * sizeof(double)), malloc(most * sizeof(double)), malloc(most * sizeof(double)),
+                           malloc(STUDY_ROUNDS * sizeof(parabola))};
+    const bool made = out->curves && out->comparisons && room.x && room.y && room.residual && room.samples;
+    fathom_status status = made ? make_curves(results, count, out, &room, err) : status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
+    free(room.x);
+    free(room.y);
+    free(room.residual);
+    free(room.samples);
     for (int64_t i = 0; i < out->curve_count && status == FATHOM_OK; i++) {
         const study_curve *c = &out->curves[i], *plain = plain_at(out, c->points->budget);
         if (plain && plain != c && c->causal.inside)
@@ -202,7 +235,7 @@ fathom_status study_summarize(const study_result *results, int64_t count, study_
 
 void study_summary_free(study_summary *s)
 {
-    for (int64_t i = 0; i < s->curve_count; i++)
+    for (int64_t i = 0; i < s->curve_count; i++) /* none where there was no memory for them */
         free(s->curves[i].samples_causal);
     free(s->curves);
     free(s->comparisons);

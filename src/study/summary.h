@@ -32,7 +32,8 @@ typedef struct study_curve {
     const study_result *points; /* [count] by size; several seeds a size */
     int64_t count, sizes; /* runs; different sizes among those that have a loss */
     optimum trained, causal; /* of the loss as trained, and routed causally */
-    parabola fit_causal, *samples_causal; /* [STUDY_ROUNDS] where found */
+    double least;         /* ln of the smallest size with a causal loss */
+    parabola fit_trained, fit_causal, *samples_causal; /* [STUDY_ROUNDS] where found */
 } study_curve;
 /* Why a curve has no optimum, in words. */
 const char *optimum_missing(const study_curve *c);

@@ -28,7 +28,11 @@ static void a_known_optimum_is_found(void **state)
         assert_float_equal(fit.x0, known.x0, noise ? 0.2 : 1e-9);
         assert_float_equal(fit.y0, known.y0, noise ? 0.005 : 1e-9);
         assert_float_equal(fit.a, known.a, noise ? 0.01 : 1e-9);
-        parabola_bootstrap(x, y, 15, &fit, 1, 500, samples);
+        double residual[15];
+        fit_noise own = {.residual = residual};
+        fit_noise_add(&own, x, y, 15, &fit);
+        assert_true(own.n == 15 && own.freedom == 12);
+        parabola_bootstrap(x, 15, &fit, &own, 1, 500, samples);
         double at[500], least[500];
         for (int i = 0; i < 500; i++) {
             at[i] = samples[i].x0;
@@ -43,37 +47,59 @@ static void a_known_optimum_is_found(void **state)
     }
 }
 
-/* Of many studies with known noise, how many intervals hold what is true? */
+/* Of many studies with known noise, how many intervals hold what is true? By its own residuals, and by those of three curves. */
 static void intervals_cover_what_is_true(void **state)
 {
     (void)state;
-    enum { STUDIES = 300, ROUNDS = 400 };
+    enum { STUDIES = 300, ROUNDS = 400, CURVES = 3 };
     const parabola known = {.a = 0.03, .x0 = 14.2, .y0 = 1.3};
     uint64_t counter = 0;
-    for (int seeds = 1; seeds <= 3; seeds += 2) {
-        int held = 0, made = 0;
-        for (int s = 0; s < STUDIES; s++) {
-            double x[15], y[15], least[ROUNDS];
-            parabola fit, samples[ROUNDS];
-            for (int i = 0; i < 5 * seeds; i++) {
-                x[i] = 13 + i / seeds * 0.65;
-                y[i] = known.y0 + known.a * (x[i] - known.x0) * (x[i] - known.x0) + 0.006 * rng_normal(5, 6, counter++);
+    double widths[2];
+    for (int seeds = 1; seeds <= 3; seeds += 2)
+        for (int curves = 1; curves <= CURVES; curves += CURVES - 1) {
+            int held = 0, made = 0;
+            double width = 0;
+            for (int s = 0; s < STUDIES; s++) {
+                double x[15], y[15], least[ROUNDS], residual[CURVES * 15];
+                parabola fit, samples[ROUNDS];
+                fit_noise noise = {.residual = residual};
+                bool good = true;
+                for (int c = 0; c < curves && good; c++) { /* the last one's interval is asked for */
+                    for (int i = 0; i < 5 * seeds; i++) {
+                        x[i] = 13 + i / seeds * 0.65;
+                        y[i] = known.y0 + known.a * (x[i] - known.x0) * (x[i] - known.x0) + 0.006 * rng_normal(5, 6, counter++);
+                    }
+                    good = parabola_fit(x, y, 5 * seeds, &fit);
+                    if (good)
+                        fit_noise_add(&noise, x, y, 5 * seeds, &fit);
+                }
+                if (!good)
+                    continue;
+                parabola_bootstrap(x, 5 * seeds, &fit, &noise, 1, ROUNDS, samples);
+                int n = 0;
+                for (int i = 0; i < ROUNDS; i++)
+                    if (isfinite(samples[i].y0))
+                        least[n++] = samples[i].y0;
+                if (n < ROUNDS * 19 / 20)
+                    continue; /* no interval is given */
+                made++;
+                held += quantile(least, n, 0.025) <= known.y0 && known.y0 <= quantile(least, n, 0.975);
+                width += quantile(least, n, 0.975) - quantile(least, n, 0.025);
             }
-            if (!parabola_fit(x, y, 5 * seeds, &fit))
-                continue;
-            parabola_bootstrap(x, y, 5 * seeds, &fit, 1, ROUNDS, samples);
-            int n = 0;
-            for (int i = 0; i < ROUNDS; i++)
-                if (isfinite(samples[i].y0))
-                    least[n++] = samples[i].y0;
-            if (n < ROUNDS * 19 / 20)
-                continue; /* no interval is given */
-            made++;
-            held += quantile(least, n, 0.025) <= known.y0 && known.y0 <= quantile(least, n, 0.975);
+            print_message("# %d seeds, noise of %d curves: %.1f %% of %d intervals hold, mean width %.4f\n", seeds, curves, 100.0 * held / made, made,
+                          width / made);
+            assert_true(made > STUDIES / 2);
+            assert_true(held > 0.90 * made && held < 0.995 * made);
+            widths[curves > 1] = width / made;
+            assert_true(curves == 1 || widths[1] < widths[0]); /* more noise seen is better known */
         }
-        assert_true(made > STUDIES / 2);
-        assert_true(held > 0.90 * made && held < 0.995 * made);
-    }
+    const double x[] = {1, 2, 3}, y[] = {2, 1, 2};
+    parabola fit, sample;
+    fit_noise none = {0};
+    assert_true(parabola_fit(x, y, 3, &fit));
+    fit_noise_add(&none, x, y, 3, &fit);
+    parabola_bootstrap(x, 3, &fit, &none, 1, 1, &sample);
+    assert_true(none.n == 0 && isnan(sample.y0));
 }
 
 static void what_is_no_parabola_is_refused(void **state)
