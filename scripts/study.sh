@@ -40,6 +40,17 @@ train() {
 }
 
 train main "--budget 3e13,1e14 --variants plain,mod,stochastic" "$@"
+train main "--budget 3e13 --variants plain --sizes 128" "$@"
+train main "--budget 3e13 --variants mod --sizes 160" "$@"
 train main "--budget 3e14 --variants plain,mod" "$@"
+train main "--budget 3e14 --variants plain --sizes 96 --seeds 3" "$@"
+train main "--budget 3e14 --variants mod --sizes 160 --seeds 3" "$@"
 train main "--budget 3e14 --variants stochastic --sizes 3" "$@"
-train ablation "--budget 1e13 --sizes 3 --seeds 2 --variants plain,stochastic,mod,mod-c0.06,mod-c0.25,mod-c0.5,mod-c1,mod-e1,mod-d3,mod-m2,mod-sigmoid,mod-one,mod-aux,choice" "$@"
+train ablation "--budget 1e13 --sizes 3 --seeds 2 --variants plain,plain-b6,mod,stochastic" "$@"
+train ablation "--budget 1e13 --sizes 3 --variants mod-c0.06,mod-c0.25,mod-c0.5,mod-c1,mod-e1,mod-d3,mod-m2,mod-sigmoid,mod-one,mod-aux,choice" "$@"
+# the middle three sizes of what main has at this budget, beside larger capacities
+mkdir -p "$out/larger/runs"
+cp "$out"/main/runs/plain-64-1e+14-1.json "$out"/main/runs/plain-80-1e+14-1.json "$out"/main/runs/plain-128-1e+14-1.json \
+    "$out"/main/runs/mod-96-1e+14-1.json "$out"/main/runs/mod-128-1e+14-1.json "$out"/main/runs/mod-160-1e+14-1.json \
+    "$out"/main/runs/stochastic-96-1e+14-1.json "$out"/main/runs/stochastic-128-1e+14-1.json "$out"/main/runs/stochastic-160-1e+14-1.json "$out/larger/runs"
+train larger "--budget 1e14 --sizes 3 --variants mod-c0.25,mod-c0.5" "$@"
