@@ -249,6 +249,11 @@ static bool add_stop(const reader *r, const json_t *value)
     size_t bytes;
     if (!json_is_string(value) || json_string_length(value) == 0 || strlen(json_string_value(value)) != json_string_length(value))
         return request_refuse(r->problem, "stop", value, "must be a text that is not empty, without a NUL character, or a list of such texts");
+    if (json_string_length(value) > REQUEST_STOP_BYTES) {
+        char why[64];
+        snprintf(why, sizeof why, "%zu bytes: at most %d are taken", json_string_length(value), REQUEST_STOP_BYTES);
+        return request_refuse(r->problem, "stop", value, why);
+    }
     if (!copy_text(value, &q->stops[q->options.stop_count], &bytes))
         return request_out_of_memory(r->problem);
     q->options.stop_count++;

@@ -9,6 +9,7 @@
 
 enum {
     REQUEST_STOPS = 16,   /* stop texts at most */
+    REQUEST_STOP_BYTES = 1024, /* of each: every choice has a copy, and each token is compared with it */
     REQUEST_BIASES = 1024, /* entries of logit_bias at most */
 };
 

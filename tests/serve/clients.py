@@ -40,6 +40,10 @@ def completions(s):
     check("logit_bias of 100", forced["text"] == "Q" * 5, forced)
     stop = s.complete(prompt="a", max_tokens=50, logit_bias={"81": 100}, stop=["z", "QQQ"])[1]["choices"][0]
     check("a stop text", stop["text"] == "" and stop["finish_reason"] == "stop", stop)
+    stop = s.complete(prompt="a", max_tokens=1030, logit_bias={"81": 100}, stop=["Q" * 1023 + "z", "z", "Q" * 1024])[1]["choices"][0]
+    check("a stop text of 1024 bytes", stop["text"] == "" and stop["finish_reason"] == "stop", stop)
+    status, r = s.complete(prompt="a", stop=["z", "Q" * 1025])
+    check("a stop text of 1025 bytes", status == 400 and r["error"]["param"] == "stop" and "1024" in r["error"]["message"], r)
     echo = s.complete(prompt="héllo", max_tokens=2, echo=True, logit_bias={"81": 100})[1]["choices"][0]
     check("echo", echo["text"] == "hélloQQ", echo)
     only = s.complete(prompt="hello", max_tokens=0, echo=True)[1]

@@ -213,6 +213,28 @@ static void test_refusals(void **state)
     refuses(chats, sizeof chats / sizeof *chats, true);
 }
 
+/* Of each stop text REQUEST_STOP_BYTES are taken, by themselves and in a list. */
+static void test_long_stops(void **state)
+{
+    (void)state;
+    static const char *const forms[] = {"{\"prompt\": \"a\", \"stop\": \"%s\"}", "{\"prompt\": \"a\", \"stop\": [\"b\", \"%s\"]}"};
+    char text[REQUEST_STOP_BYTES + 2], body[REQUEST_STOP_BYTES + 64];
+    for (size_t i = 0; i < 2; i++)
+        for (size_t bytes = REQUEST_STOP_BYTES; bytes <= REQUEST_STOP_BYTES + 1; bytes++) {
+            generate_request r;
+            memset(text, 'z', bytes);
+            text[bytes] = '\0';
+            snprintf(body, sizeof body, i ? forms[1] : forms[0], text);
+            if (bytes > REQUEST_STOP_BYTES) {
+                refuses(&(refusal){body, "stop", "1025 bytes: at most 1024", 0}, 1, false);
+                continue;
+            }
+            takes(body, false, &r);
+            assert_string_equal(r.stops[i], text);
+            request_free(&r);
+        }
+}
+
 /* A hundred thousand brackets are refused, not followed. */
 static void test_depth(void **state)
 {
@@ -270,6 +292,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_defaults), cmocka_unit_test(test_fields), cmocka_unit_test(test_chat),
         cmocka_unit_test(test_refusals), cmocka_unit_test(test_depth),  cmocka_unit_test(test_mutations),
+        cmocka_unit_test(test_long_stops),
     };
     return cmocka_run_group_tests_name("request", tests, NULL, NULL);
 }
