@@ -11,8 +11,11 @@ fathom_status text_stream_init(text_stream *s, const char *const *stop, size_t s
     *s = (text_stream){0};
     s->stop = stop_count > 0 ? calloc(stop_count, sizeof *s->stop) : NULL;
     bool enough = s->stop || stop_count == 0;
-    for (; enough && s->stop_count < stop_count; s->stop_count += enough)
-        enough = (s->stop[s->stop_count] = strdup(stop[s->stop_count])) != NULL;
+    for (; enough && s->stop_count < stop_count; s->stop_count += enough) {
+        const char *text = stop[s->stop_count];
+        s->stop[s->stop_count] = (stop_text){strdup(text), strlen(text)};
+        enough = s->stop[s->stop_count].text != NULL;
+    }
     if (enough)
         return FATHOM_OK;
     text_stream_free(s);
@@ -22,7 +25,7 @@ fathom_status text_stream_init(text_stream *s, const char *const *stop, size_t s
 void text_stream_free(text_stream *s)
 {
     for (size_t i = 0; i < s->stop_count; i++)
-        free(s->stop[i]);
+        free(s->stop[i].text);
     free(s->stop);
     free(s->pending);
     *s = (text_stream){0};
@@ -33,9 +36,9 @@ static size_t begun_stop(const text_stream *s)
 {
     size_t longest = 0;
     for (size_t i = 0; i < s->stop_count; i++) {
-        const size_t size = strlen(s->stop[i]);
+        const size_t size = s->stop[i].bytes;
         for (size_t n = size > s->length ? s->length : size - (size > 0); n > longest; n--)
-            if (memcmp(s->pending + s->length - n, s->stop[i], n) == 0)
+            if (memcmp(s->pending + s->length - n, s->stop[i].text, n) == 0)
                 longest = n;
     }
     return longest;
@@ -45,8 +48,8 @@ static bool find_stop(const text_stream *s, size_t *at)
 {
     bool found = false;
     for (size_t i = 0; i < s->stop_count; i++) {
-        const size_t size = strlen(s->stop[i]);
-        const char *hit = size ? memmem(s->pending, s->length, s->stop[i], size) : NULL;
+        const size_t size = s->stop[i].bytes;
+        const char *hit = size ? memmem(s->pending, s->length, s->stop[i].text, size) : NULL;
         if (hit && (!found || (size_t)(hit - s->pending) < *at)) {
             *at = (size_t)(hit - s->pending);
             found = true;

@@ -8,8 +8,13 @@
 
 #include "base/status.h"
 
+typedef struct stop_text {
+    char *text; /* a copy */
+    size_t bytes;
+} stop_text;
+
 typedef struct text_stream {
-    char **stop; /* [stop_count] copies */
+    stop_text *stop; /* [stop_count] */
     size_t stop_count;
     char *pending; /* what the caller may see until it asks for more, then what is held back */
     size_t length, capacity;

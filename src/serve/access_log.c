@@ -44,6 +44,13 @@ static void add_prompts(json_t *o, const exchange *x)
     json_object_set_new(o, "prompts", list);
 }
 
+static void add_error(json_t *o, const exchange *x)
+{
+    const serve_problem *p = &x->problem;
+    const bool whole = x->server->options.log_prompts || !*p->logged;
+    json_object_set_new(o, "error", json_string(whole ? p->message : p->logged));
+}
+
 void access_log(const exchange *x)
 {
     if (!x->server->options.log)
@@ -62,7 +69,7 @@ void access_log(const exchange *x)
     if (o && x->job && x->server->options.log_prompts)
         add_prompts(o, x);
     if (o && x->problem.status)
-        json_object_set_new(o, "error", json_string(x->problem.message));
+        add_error(o, x);
     char *line = o ? json_dumps(o, JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL;
     json_decref(o);
     if (line)

@@ -24,19 +24,35 @@ static void tidy(char *text)
             *p = '?';
 }
 
-bool problem_set(serve_problem *p, int status, const char *param, const char *code, const char *format, ...)
+static void fill(serve_problem *p, const char *logged, int status, const char *param, const char *code, const char *format, va_list args)
 {
     if (p->status)
-        return false;
-    va_list args;
-    va_start(args, format);
+        return;
     vsnprintf(p->message, sizeof p->message, format, args);
-    va_end(args);
+    snprintf(p->logged, sizeof p->logged, "%s", logged);
     snprintf(p->param, sizeof p->param, "%s", param ? param : "");
     tidy(p->message);
+    tidy(p->logged);
     tidy(p->param);
     p->code = code;
     p->status = status;
+}
+
+bool problem_set(serve_problem *p, int status, const char *param, const char *code, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    fill(p, "", status, param, code, format, args);
+    va_end(args);
+    return false;
+}
+
+bool problem_set_quoting(serve_problem *p, const char *logged, int status, const char *param, const char *code, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    fill(p, logged, status, param, code, format, args);
+    va_end(args);
     return false;
 }
 

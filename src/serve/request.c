@@ -29,7 +29,9 @@ bool request_refuse(serve_problem *problem, const char *field, const json_t *val
                         : json_is_object(value)  ? "an object"
                         : json_is_array(value)   ? "an array"
                                                  : "missing";
-    problem_set(problem, 400, field, NULL, "%.60s: %.*s%s: %s", field, SHOWN, shown, strlen(shown) > SHOWN ? "..." : "", why);
+    char logged[256];
+    snprintf(logged, sizeof logged, "%.60s: %s%s", field, value ? "" : "missing: ", why);
+    problem_set_quoting(problem, logged, 400, field, NULL, "%.60s: %.*s%s: %s", field, SHOWN, shown, strlen(shown) > SHOWN ? "..." : "", why);
     free(text);
     return false;
 }
@@ -126,8 +128,9 @@ static bool read_model(const reader *r)
         return true;
     if (!json_is_string(value))
         return request_refuse(r->problem, "model", value, "must be a string");
-    return problem_set(r->problem, 404, "model", "model_not_found", "model: %.100s: there is no such model here; this server has %.200s",
-                       json_string_value(value), r->limits->model);
+    return problem_set_quoting(r->problem, "model: there is no such model here", 404, "model", "model_not_found",
+                               "model: %.100s: there is no such model here; this server has %.200s", json_string_value(value),
+                               r->limits->model);
 }
 
 static bool read_one_prompt(const reader *r, const json_t *value)
@@ -249,6 +252,11 @@ static bool add_stop(const reader *r, const json_t *value)
     size_t bytes;
     if (!json_is_string(value) || json_string_length(value) == 0 || strlen(json_string_value(value)) != json_string_length(value))
         return request_refuse(r->problem, "stop", value, "must be a text that is not empty, without a NUL character, or a list of such texts");
+    if (json_string_length(value) > REQUEST_STOP_BYTES) {
+        char why[64];
+        snprintf(why, sizeof why, "%zu bytes: at most %d are taken", json_string_length(value), REQUEST_STOP_BYTES);
+        return request_refuse(r->problem, "stop", value, why);
+    }
     if (!copy_text(value, &q->stops[q->options.stop_count], &bytes))
         return request_out_of_memory(r->problem);
     q->options.stop_count++;
@@ -300,8 +308,8 @@ static bool read_biases(const reader *r)
         const int64_t id = parse_id(key);
         const double bias = json_number_value(item);
         if (id < 0 || id >= r->limits->vocab)
-            return problem_set(r->problem, 400, "logit_bias", NULL, "logit_bias: %.40s: must be a token id from 0 to %lld", key,
-                               (long long)r->limits->vocab - 1);
+            return problem_set_quoting(r->problem, "logit_bias: must be an object of token ids and numbers", 400, "logit_bias", NULL,
+                                       "logit_bias: %.40s: must be a token id from 0 to %lld", key, (long long)r->limits->vocab - 1);
         if (!json_is_number(item) || !(bias >= -100 && bias <= 100))
             return request_refuse(r->problem, "logit_bias", item, "must be a number from -100 (never) to 100");
         q->biases[q->options.logit_bias_count++] = (fathom_logit_bias){(int32_t)id, bias == -100 ? -INFINITY : (float)bias};
@@ -434,12 +442,15 @@ json_t *request_object(const char *body, size_t bytes, serve_problem *problem)
     json_t *root = json_loadb(bytes ? body : "", bytes, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &why);
     if (root && json_is_object(root))
         return root;
-    if (root)
+    if (root) {
         problem_set(problem, 400, NULL, NULL, "body: must be a JSON object");
-    else if (json_error_code(&why) == json_error_out_of_memory)
+    } else if (json_error_code(&why) == json_error_out_of_memory) {
         request_out_of_memory(problem);
-    else
-        problem_set(problem, 400, NULL, NULL, "body: malformed JSON, line %d column %d: %s", why.line, why.column, why.text);
+    } else {
+        char logged[96]; /* jansson quotes what is near */
+        snprintf(logged, sizeof logged, "body: malformed JSON, line %d column %d", why.line, why.column);
+        problem_set_quoting(problem, logged, 400, NULL, NULL, "%s: %s", logged, why.text);
+    }
     json_decref(root);
     return NULL;
 }

@@ -9,6 +9,7 @@
 
 enum {
     REQUEST_STOPS = 16,   /* stop texts at most */
+    REQUEST_STOP_BYTES = 1024, /* of each: every choice has a copy, and each token is compared with it */
     REQUEST_BIASES = 1024, /* entries of logit_bias at most */
 };
 
@@ -53,7 +54,7 @@ void request_free(generate_request *r);
 json_t *request_object(const char *body, size_t bytes, serve_problem *problem);
 /* A list of token ids below vocab, malloc'd; *problem names the field. */
 bool request_ids(const json_t *value, const char *field, int64_t vocab, int32_t **ids, size_t *count, serve_problem *problem);
-/* False with status 400 and the value in the message. */
+/* False with status 400 and the value in the message for the client. */
 bool request_refuse(serve_problem *problem, const char *field, const json_t *value, const char *why);
 bool request_out_of_memory(serve_problem *problem);
 

@@ -158,13 +158,74 @@ void text_buffer_free(text_buffer *b)
     *b = (text_buffer){0};
 }
 
+static int combining_class(utf8proc_int32_t code)
+{
+    return utf8proc_get_property(code)->combining_class;
+}
+
+/* Marks by class, those of one class as they stand: counted where they are many, so that no text takes the square of its length. */
+static bool order_marks(utf8proc_int32_t *marks, size_t count)
+{
+    enum { FEW = 32, CLASSES = 256 };
+    if (count <= FEW) {
+        for (size_t i = 1; i < count; i++) {
+            const utf8proc_int32_t mark = marks[i];
+            const int class = combining_class(mark);
+            size_t to = i;
+            for (; to > 0 && combining_class(marks[to - 1]) > class; to--)
+                marks[to] = marks[to - 1];
+            marks[to] = mark;
+        }
+        return true;
+    }
+    size_t next[CLASSES] = {0}, before = 0;
+    utf8proc_int32_t *ordered = malloc(count * sizeof *ordered);
+    if (!ordered)
+        return false;
+    for (size_t i = 0; i < count; i++)
+        next[combining_class(marks[i])]++;
+    for (size_t c = 0; c < CLASSES; c++) {
+        const size_t of_class = next[c];
+        next[c] = before;
+        before += of_class;
+    }
+    for (size_t i = 0; i < count; i++)
+        ordered[next[combining_class(marks[i])]++] = marks[i];
+    memcpy(marks, ordered, count * sizeof *ordered);
+    free(ordered);
+    return true;
+}
+
+/* Canonical ordering: marks stay between the characters of class 0 that they stand between. */
+static bool order_canonically(utf8proc_int32_t *codes, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        const size_t first = i;
+        while (i < count && combining_class(codes[i]) > 0)
+            i++;
+        if (!order_marks(codes + first, i - first))
+            return false;
+    }
+    return true;
+}
+
+/* The parts of utf8proc_map, whose own ordering moves one mark by one place at a time. */
 static fathom_status add_normalized(const char *text, size_t bytes, text_buffer *out, fathom_error *err)
 {
-    utf8proc_uint8_t *made = NULL;
-    const utf8proc_ssize_t n = utf8proc_map((const utf8proc_uint8_t *)text, (utf8proc_ssize_t)bytes, &made, UTF8PROC_STABLE | UTF8PROC_COMPOSE);
-    fathom_status status = n >= 0 ? text_buffer_add(out, (const char *)made, (size_t)n, err)
-                                  : status_fail(err, FATHOM_OUT_OF_MEMORY, "normalizing: %s", utf8proc_errmsg(n));
-    free(made);
+    const utf8proc_option_t options = UTF8PROC_STABLE | UTF8PROC_COMPOSE;
+    const utf8proc_ssize_t most = utf8proc_decompose((const utf8proc_uint8_t *)text, (utf8proc_ssize_t)bytes, NULL, 0, options);
+    if (most < 0)
+        return status_fail(err, FATHOM_OUT_OF_MEMORY, "normalizing: %s", utf8proc_errmsg(most));
+    utf8proc_int32_t *codes = malloc(((size_t)most + 1) * sizeof *codes); /* one more: utf8proc_reencode ends the text with a NUL */
+    utf8proc_ssize_t count = 0;
+    for (size_t i = 0; codes && i < bytes; i += utf8_length((unsigned char)text[i]))
+        count += utf8proc_decompose_char((utf8proc_int32_t)utf8_decode(text + i), codes + count, most - count, options, NULL);
+    fathom_status status = FATHOM_OK;
+    if (codes && order_canonically(codes, (size_t)count))
+        status = text_buffer_add(out, (const char *)codes, (size_t)utf8proc_reencode(codes, count, options), err);
+    else
+        status = status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory for %zu bytes to normalize", bytes);
+    free(codes);
     return status;
 }
 

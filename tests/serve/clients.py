@@ -40,6 +40,10 @@ def completions(s):
     check("logit_bias of 100", forced["text"] == "Q" * 5, forced)
     stop = s.complete(prompt="a", max_tokens=50, logit_bias={"81": 100}, stop=["z", "QQQ"])[1]["choices"][0]
     check("a stop text", stop["text"] == "" and stop["finish_reason"] == "stop", stop)
+    stop = s.complete(prompt="a", max_tokens=1030, logit_bias={"81": 100}, stop=["Q" * 1023 + "z", "z", "Q" * 1024])[1]["choices"][0]
+    check("a stop text of 1024 bytes", stop["text"] == "" and stop["finish_reason"] == "stop", stop)
+    status, r = s.complete(prompt="a", stop=["z", "Q" * 1025])
+    check("a stop text of 1025 bytes", status == 400 and r["error"]["param"] == "stop" and "1024" in r["error"]["message"], r)
     echo = s.complete(prompt="héllo", max_tokens=2, echo=True, logit_bias={"81": 100})[1]["choices"][0]
     check("echo", echo["text"] == "hélloQQ", echo)
     only = s.complete(prompt="hello", max_tokens=0, echo=True)[1]
@@ -258,6 +262,26 @@ def queue(s):
     check("and it empties", s.wait_metric("fathom_sequences_unfinished", 0))
 
 
+SECRETS = ("/v1/completions", {"prompt": "x", "suffix": "secret"}), ("/v1/completions", {"prompt": "x", "model": "secret"}), \
+    ("/v1/completions", {"prompt": "x", "logit_bias": {"secret": 1}}), ("/v1/completions", {"prompt": [1, "secret"]}), \
+    ("/v1/completions", b'{"prompt": "x" "secret"}'), ("/v1/chat/completions", {"messages": "secret"}), \
+    ("/v1/chat/completions", {"messages": [{"role": "user", "content": ["secret"]}]}), ("/tokenize", {"prompt": ["secret"], "text": 1}), \
+    ("/tokenize", {"prompt": "x", "add_special_tokens": "secret"}), ("/detokenize", {"tokens": "secret"}), ("/detokenize", {"tokens": ["secret"]})
+
+
+def logged(s, quoted):
+    """Texts of requests that are refused."""
+    answers = [s.post(path, body, raw=isinstance(body, bytes)) for path, body in SECRETS]
+    check("refusals", all(400 <= status <= 404 for status, _ in answers), answers)
+    check("the client is told the value", sum("secret" in r["error"]["message"] for _, r in answers) == len(SECRETS) - 1, answers)  # a list is "an array"
+    s.stop()
+    errors = [json.loads(l)["error"] for l in s.lines if l.startswith("{")]
+    fields = ["suffix", "model", "logit_bias", "prompt", "body", "messages", "messages", "prompt", "add_special_tokens", "tokens", "tokens"]
+    check("the log names each field", [e.split(":")[0] for e in errors] == fields, errors)
+    count = sum("secret" in l for l in s.lines)
+    check("the log has " + ("them with --log-prompts" if quoted else "none of them"), count == (len(SECRETS) - 1 if quoted else 0), s.lines)
+
+
 def shutdown():
     s = Server("--max-active", "4")
     answers = []
@@ -322,6 +346,8 @@ def main():
     events = s.stream("/v1/completions", SLOW)
     check("a stream that takes too long says so", events[-1].get("error", {}).get("code") == "timeout", events[-1])
     s.stop()
+    logged(Server(), False)
+    logged(Server("--log-prompts"), True)
     shutdown()
     return served.failures > 0
 

@@ -213,6 +213,61 @@ static void test_refusals(void **state)
     refuses(chats, sizeof chats / sizeof *chats, true);
 }
 
+/* What a refusal quotes is for the client; what goes to the log says the same without. */
+static void test_logged(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *body, *logged;
+        bool chat, unquoted;
+    } cases[] = {
+        {P "\"suffix\": \"secret\"}", "suffix: not supported by this server", false, false},
+        {P "\"stop\": {\"secret\": 1}}", "stop: must be a text", false, true},
+        {P "\"stop\": \"secret\\u0000\"}", "stop: must be a text", false, false},
+        {P "\"n\": \"secret\"}", "n: must be a whole number from 1 to 4", false, false},
+        {P "\"logit_bias\": {\"secret\": 1}}", "logit_bias: must be an object of token ids", false, false},
+        {P "\"model\": \"secret\"}", "model: there is no such model", false, false},
+        {"{\"prompt\": [1, \"secret\"]}", "prompt: must be a token id from 0 to 255", false, false},
+        {"{\"prompt\": \"a\" \"secret\"}", "body: malformed JSON, line 1 column 23", false, false},
+        {"{\"secret\": 1, \"secret\": 1}", "body: malformed JSON, line 1", false, false},
+        {"{\"messages\": \"secret\"}", "messages: must be a list", true, false},
+        {"{\"messages\": [\"secret\"]}", "messages: must be a list", true, false},
+        {"{\"messages\": [{\"role\": \"user\", \"content\": [\"secret\"]}]}", "messages: content: only parts", true, false},
+        {"{\"messages\": [{\"role\": \"secret\", \"content\": \"a\"}]}", "messages: role: must be", true, false},
+        {"{}", "prompt: missing: must be a string", false, true},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        generate_request r;
+        serve_problem problem;
+        assert_false(parse(cases[i].body, cases[i].chat, &r, &problem));
+        if (strncmp(problem.logged, cases[i].logged, strlen(cases[i].logged)) != 0 || strstr(problem.logged, "secret") ||
+            !strstr(problem.message, "secret") != cases[i].unquoted)
+            fail_msg("%s: %s: logged %s", cases[i].body, problem.message, problem.logged);
+    }
+}
+
+/* Of each stop text REQUEST_STOP_BYTES are taken, by themselves and in a list. */
+static void test_long_stops(void **state)
+{
+    (void)state;
+    static const char *const forms[] = {"{\"prompt\": \"a\", \"stop\": \"%s\"}", "{\"prompt\": \"a\", \"stop\": [\"b\", \"%s\"]}"};
+    char text[REQUEST_STOP_BYTES + 2], body[REQUEST_STOP_BYTES + 64];
+    for (size_t i = 0; i < 2; i++)
+        for (size_t bytes = REQUEST_STOP_BYTES; bytes <= REQUEST_STOP_BYTES + 1; bytes++) {
+            generate_request r;
+            memset(text, 'z', bytes);
+            text[bytes] = '\0';
+            snprintf(body, sizeof body, i ? forms[1] : forms[0], text);
+            if (bytes > REQUEST_STOP_BYTES) {
+                refuses(&(refusal){body, "stop", "1025 bytes: at most 1024", 0}, 1, false);
+                continue;
+            }
+            takes(body, false, &r);
+            assert_string_equal(r.stops[i], text);
+            request_free(&r);
+        }
+}
+
 /* A hundred thousand brackets are refused, not followed. */
 static void test_depth(void **state)
 {
@@ -270,6 +325,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_defaults), cmocka_unit_test(test_fields), cmocka_unit_test(test_chat),
         cmocka_unit_test(test_refusals), cmocka_unit_test(test_depth),  cmocka_unit_test(test_mutations),
+        cmocka_unit_test(test_long_stops), cmocka_unit_test(test_logged),
     };
     return cmocka_run_group_tests_name("request", tests, NULL, NULL);
 }

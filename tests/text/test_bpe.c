@@ -1,6 +1,9 @@
 /* UTF-8, pre-tokenization and byte-pair encoding, each by itself: hand-made cases, and the fast ways against slow ones. */
 #include "base/temp.h"
 
+#include <time.h>
+#include <utf8proc.h>
+
 #include "base/rng.h"
 #include "text/bpe.h"
 #include "text/split.h"
@@ -56,6 +59,90 @@ static void text_is_normalized(void **state)
         assert_memory_equal(b.data ? b.data : "", cases[i][1], b.size);
         text_buffer_free(&b);
     }
+}
+
+static void assert_normalized(const char *text, size_t bytes)
+{
+    utf8proc_uint8_t *expected;
+    text_buffer b = {0};
+    fathom_error err;
+    const utf8proc_ssize_t n = utf8proc_map((const utf8proc_uint8_t *)text, (utf8proc_ssize_t)bytes, &expected, UTF8PROC_STABLE | UTF8PROC_COMPOSE);
+    assert_ok(unicode_nfc(text, bytes, &b, &err), &err);
+    assert_int_equal(b.size, n);
+    assert_memory_equal(b.data, expected, b.size);
+    text_buffer_free(&b);
+    free(expected);
+}
+
+/* Every character by itself and between marks; then random texts, mostly of marks, in runs below and above those that are counted. */
+static void normalizing_is_utf8procs(void **state)
+{
+    (void)state;
+    enum { MARKS = 4096, LONGEST_TEXT = 120 };
+    static uint32_t marks[MARKS], decomposing[MARKS * 4];
+    size_t mark_count = 0, decomposing_count = 0;
+    for (uint32_t code = 1; code <= 0x10FFFF; code++) {
+        if (code >= 0xD800 && code <= 0xDFFF)
+            continue;
+        const utf8proc_property_t *p = utf8proc_get_property((utf8proc_int32_t)code);
+        char text[16] = "e\xCC\x81";
+        size_t n = 3 + utf8_encode(code, text + 3);
+        memcpy(text + n, "\xCC\xA3\xCC\x9B", 4);
+        assert_normalized(text, n + 4);
+        assert_normalized(text + 3, n - 3);
+        if (p->combining_class > 0 && mark_count < MARKS)
+            marks[mark_count++] = code;
+        if (p->decomp_seqindex != UINT16_MAX && !p->decomp_type && decomposing_count < MARKS * 4)
+            decomposing[decomposing_count++] = code;
+    }
+    assert_true(mark_count > 800 && decomposing_count > 1000);
+    for (uint64_t draw = 0; draw < 20000; draw++) {
+        char text[4 * LONGEST_TEXT];
+        const uint64_t codes = 1 + (uint64_t)(rng_uniform(5, 0, draw) * (LONGEST_TEXT - 1));
+        const double starters = draw % 4 * 0.1;
+        size_t n = 0;
+        for (uint64_t i = 0; i < codes; i++) {
+            const double kind = rng_uniform(5, 1 + draw, 2 * i), which = rng_uniform(5, 1 + draw, 2 * i + 1);
+            n += utf8_encode(kind < starters / 2          ? 'a' + (uint32_t)(which * 26)
+                             : kind < starters            ? decomposing[(size_t)(which * (double)decomposing_count)]
+                             : kind < 0.5 + starters / 2  ? 0x300 + (uint32_t)(which * 0x70)
+                                                          : marks[(size_t)(which * (double)mark_count)],
+                             text + n);
+        }
+        assert_normalized(text, n);
+    }
+}
+
+/* Marks whose order is as far from canonical as can be: moved one place at a time they would take a minute. */
+static void many_marks_take_no_longer(void **state)
+{
+    (void)state;
+    enum { EACH = 1 << 16 };
+    char *text = malloc(1 + 4 * EACH), *at = text;
+    text_buffer b = {0};
+    fathom_error err;
+    *at++ = 'a';
+    for (size_t i = 0; i < EACH; i++, at += 2)
+        memcpy(at, "\xCC\x81", 2); /* class 230 */
+    for (size_t i = 0; i < EACH; i++, at += 2)
+        memcpy(at, "\xCC\x96", 2); /* 220: these go first */
+    const clock_t began = clock();
+    assert_ok(unicode_nfc(text, (size_t)(at - text), &b, &err), &err);
+    assert_true((double)(clock() - began) / CLOCKS_PER_SEC < 2);
+    assert_int_equal(b.size, 4 * EACH); /* the a has taken one mark: two bytes both */
+    assert_memory_equal(b.data, "\xC3\xA1\xCC\x96", 4);
+    assert_memory_equal(b.data + 2 * EACH, "\xCC\x96\xCC\x81", 4);
+    text_buffer_free(&b);
+    at = text + 1;
+    for (size_t i = 0; i < EACH; i++, at += 4)
+        memcpy(at, "\xCC\x81\xCC\x96", 4);
+    text_buffer turns = {0};
+    assert_ok(unicode_nfc(text, (size_t)(at - text), &turns, &err), &err);
+    assert_true((double)(clock() - began) / CLOCKS_PER_SEC < 2);
+    assert_int_equal(turns.size, 4 * EACH);
+    assert_memory_equal(turns.data + 2 * EACH, "\xCC\x96\xCC\x81", 4);
+    text_buffer_free(&turns);
+    free(text);
 }
 
 /* --- pieces --- */
@@ -338,6 +425,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(valid_utf8_is_told),           cmocka_unit_test(text_is_normalized),
+        cmocka_unit_test(normalizing_is_utf8procs),     cmocka_unit_test(many_marks_take_no_longer),
         cmocka_unit_test(known_patterns_split),         cmocka_unit_test(matches_go_where_they_are_told),
         cmocka_unit_test(strange_patterns_are_refused), cmocka_unit_test(merges_go_by_rank),
         cmocka_unit_test(long_pieces_take_no_longer),   cmocka_unit_test(vocabularies_that_cannot_be_are_refused),
