@@ -4,8 +4,6 @@
 
 #include <math.h>
 
-#include "serve/token_text.h"
-
 json_t *logprobs_new(bool chat)
 {
     return chat ? json_pack("{s:[], s:n}", "content", "refusal")
@@ -41,15 +39,42 @@ static json_t *legacy_top(const fathom_model *model, const job_event *e)
     return top;
 }
 
-static void add_legacy(json_t *object, const fathom_model *model, const job_event *e, int top, int64_t *offset)
+/* A token that begins inside a character has the place behind it. Until that is complete, its bytes count as the U+FFFD that they are
+ * without the rest. */
+static void advance(text_place *place, const char *text, size_t bytes, json_t *offsets)
 {
+    for (size_t i = 0; i < bytes; i++) {
+        const size_t certain = text_tail_add(&place->tail, text[i]);
+        const bool completed = certain > 1 && utf8_valid(place->tail.bytes, certain) == certain;
+        place->characters += completed ? 1 : (int64_t)certain;
+        text_tail_drop(&place->tail, certain);
+        for (size_t at = json_array_size(offsets); completed && at-- > 0;) {
+            json_t *offset = json_array_get(offsets, at);
+            if (json_integer_value(offset) <= place->characters)
+                break;
+            json_integer_set(offset, place->characters);
+        }
+    }
+}
+
+static void add_legacy(json_t *object, const fathom_model *model, const job_event *e, int top, text_place *place, bool shown)
+{
+    json_t *offsets = json_object_get(object, "text_offset");
     size_t bytes;
     const char *text = token_of(model, e->token, &bytes);
     json_array_append_new(json_object_get(object, "tokens"), legacy_name(model, e->token));
     json_array_append_new(json_object_get(object, "token_logprobs"), logprob_json(e->logprob));
     json_array_append_new(json_object_get(object, "top_logprobs"), top > 0 && !isnan(e->logprob) ? legacy_top(model, e) : json_null());
-    json_array_append_new(json_object_get(object, "text_offset"), json_integer(*offset));
-    *offset += token_characters(text, bytes);
+    json_array_append_new(offsets, json_integer(place->characters + (int64_t)place->tail.count));
+    if (shown)
+        advance(place, text, bytes, offsets);
+}
+
+bool logprobs_waiting(const json_t *object, const text_place *place)
+{
+    const json_t *offsets = json_object_get(object, "text_offset");
+    const size_t count = json_array_size(offsets);
+    return count > 0 && json_integer_value(json_array_get(offsets, count - 1)) > place->characters + 1;
 }
 
 static json_t *chat_token(const fathom_model *model, int32_t id, float logprob)
@@ -69,10 +94,10 @@ static void add_chat(json_t *object, const fathom_model *model, const job_event 
     json_array_append_new(json_object_get(object, "content"), token);
 }
 
-void logprobs_add(json_t *object, bool chat, const fathom_model *model, const job_event *e, int top, int64_t *offset)
+void logprobs_add(json_t *object, bool chat, const fathom_model *model, const job_event *e, int top, text_place *place, bool shown)
 {
     if (chat)
         add_chat(object, model, e, top);
     else
-        add_legacy(object, model, e, top, offset);
+        add_legacy(object, model, e, top, place, shown);
 }

@@ -9,8 +9,7 @@
 #include <time.h>
 
 #include "infer/session.h"
-#include "serve/logprobs.h"
-#include "serve/token_text.h"
+#include "text/tokenizer.h"
 
 enum { DIGITS = 9 }; /* of reals: enough for any float */
 
@@ -111,13 +110,19 @@ static json_t *bare_delta(const reply *r, const reply_choice *c, json_t *delta, 
                      finish ? json_string(finish) : json_null());
 }
 
+/* Log probabilities whose places in the text are not certain stay for a later chunk. */
 static void flush(reply *r, reply_choice *c)
 {
-    if (c->pending.size == 0 && !c->logprobs && !c->depths)
-        return;
-    json_t *o = gathered(r, c, NULL, r->job->request.chat ? "delta" : "text");
-    add_depths(r, c, o);
-    put_choice(r, o);
+    json_t *waiting = logprobs_waiting(c->logprobs, &c->place) ? c->logprobs : NULL;
+    if (waiting)
+        c->logprobs = NULL;
+    if (c->pending.size > 0 || c->logprobs || c->depths) {
+        json_t *o = gathered(r, c, NULL, r->job->request.chat ? "delta" : "text");
+        add_depths(r, c, o);
+        put_choice(r, o);
+    }
+    if (waiting)
+        c->logprobs = waiting;
 }
 
 static void flush_end(reply *r, reply_choice *c)
@@ -133,23 +138,25 @@ static void flush_end(reply *r, reply_choice *c)
     put_choice(r, o);
 }
 
-/* The prompt's text, where an answer begins with it. */
+static size_t prompt_of(const reply *r, const reply_choice *c)
+{
+    return (size_t)(c - r->choices) / (size_t)r->job->request.n;
+}
+
+/* The prompt's text, where an answer begins with it. A character that it begins may end in what is generated. */
 static bool add_echo(reply *r, reply_choice *c)
 {
     const job *j = r->job;
-    const size_t prompt = (size_t)(c - r->choices) / (size_t)j->request.n;
+    const size_t prompt = prompt_of(r, c);
     const request_prompt *p = &j->request.prompts[prompt];
     if (p->text)
-        return text_add_clean(&c->pending, p->text, p->bytes);
-    text_buffer whole = {0};
+        return text_add_piece(&c->pending, &c->tail, p->text, p->bytes);
     bool added = true;
     for (size_t i = 0; added && i < j->counts[prompt]; i++) {
         size_t bytes = 0;
         const char *text = fathom_token_text(r->model, j->ids[prompt][i], &bytes);
-        added = text_buffer_add(&whole, text ? text : "", bytes, NULL) == FATHOM_OK;
+        added = text_add_piece(&c->pending, &c->tail, text ? text : "", bytes);
     }
-    added = added && text_add_clean(&c->pending, whole.data ? whole.data : "", whole.size);
-    text_buffer_free(&whole);
     return added;
 }
 
@@ -163,12 +170,30 @@ static void begin_choice(reply *r, reply_choice *c)
         put_choice(r, bare_delta(r, c, json_pack("{s:s, s:s}", "role", "assistant", "content", ""), NULL));
 }
 
+/* Whether the next token to be listed is part of the text: those that the tokenizer puts around a prompt are not, where the echo is the
+ * prompt as it was sent. What follows it begins where the echo ends, also where the tokenizer changes a text (NFC, say). */
+static bool next_is_shown(const reply *r, reply_choice *c)
+{
+    const job *j = r->job;
+    const request_prompt *p = j->request.echo ? &j->request.prompts[prompt_of(r, c)] : NULL;
+    if (!p || !p->text)
+        return true;
+    const size_t at = c->listed, count = j->counts[prompt_of(r, c)];
+    size_t before, behind;
+    tokenizer_special_counts(r->model->tok, &before, &behind);
+    if (at == count - behind)
+        c->place = (text_place){.characters = token_characters(p->text, p->bytes)};
+    return at >= count || (at >= before && at < count - behind);
+}
+
 static void add_logprob(reply *r, reply_choice *c, const job_event *e)
 {
     const generate_request *q = &r->job->request;
     if (!c->logprobs)
         c->logprobs = logprobs_new(q->chat);
-    logprobs_add(c->logprobs, q->chat, r->model, e, q->logprobs, &c->offset);
+    const bool shown = next_is_shown(r, c);
+    logprobs_add(c->logprobs, q->chat, r->model, e, q->logprobs, &c->place, shown);
+    c->listed++;
 }
 
 /* Who scores a prompt asks for one more token and leaves out the last; where that is the end of the text, which is no token to the engine,
@@ -202,7 +227,8 @@ static void add_event(reply *r, const job_event *e)
         add_logprob(r, c, e);
     if (e->kind == FATHOM_EVENT_PROMPT)
         return;
-    if (!text_add_clean(&c->pending, e->text, e->bytes))
+    if (!text_add_piece(&c->pending, &c->tail, e->text, e->bytes) ||
+        (e->kind == FATHOM_EVENT_END && !text_end_clean(&c->pending, &c->tail)))
         r->failed_memory = true;
     if (e->kind == FATHOM_EVENT_TOKEN) {
         time_token(r, c, e->at);

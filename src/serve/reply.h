@@ -3,14 +3,17 @@
 #ifndef FATHOM_SERVE_REPLY_H
 #define FATHOM_SERVE_REPLY_H
 
+#include "serve/logprobs.h"
 #include "serve/metrics.h"
 
 typedef struct reply_choice {
     bool begun;          /* something of it has been seen */
     text_buffer pending; /* text not yet in a chunk */
+    text_tail tail;      /* and what waits for the rest of a character */
     json_t *logprobs;    /* the object under construction; NULL: none asked for, or none since the last chunk */
+    size_t listed;       /* tokens that it has had, all chunks together */
     json_t *depths;      /* the same for depth_before */
-    int64_t offset;      /* characters of the tokens so far */
+    text_place place;    /* where the next of them begins */
     double last;         /* when its last token came; 0: none yet */
     const char *finish;  /* NULL: not yet */
     int64_t prompt_tokens, tokens, cached_tokens, made; /* made: TOKEN events */

@@ -19,6 +19,40 @@ bool text_add_clean(text_buffer *out, const char *text, size_t bytes)
     return true;
 }
 
+size_t text_tail_add(text_tail *t, char byte)
+{
+    t->bytes[t->count++] = byte;
+    return t->count - utf8_unfinished(t->bytes, t->count);
+}
+
+void text_tail_drop(text_tail *t, size_t count)
+{
+    t->count -= count;
+    memmove(t->bytes, t->bytes + count, t->count);
+}
+
+bool text_add_piece(text_buffer *out, text_tail *tail, const char *text, size_t bytes)
+{
+    while (tail->count > 0 && bytes > 0) {
+        const size_t certain = text_tail_add(tail, *text++);
+        bytes--;
+        if (!text_add_clean(out, tail->bytes, certain))
+            return false;
+        text_tail_drop(tail, certain);
+    }
+    const size_t waiting = utf8_unfinished(text, bytes);
+    for (size_t i = bytes - waiting; i < bytes; i++)
+        tail->bytes[tail->count++] = text[i];
+    return text_add_clean(out, text, bytes - waiting);
+}
+
+bool text_end_clean(text_buffer *out, text_tail *tail)
+{
+    const bool added = text_add_clean(out, tail->bytes, tail->count);
+    tail->count = 0;
+    return added;
+}
+
 json_t *token_name(const char *text, size_t bytes, const char *prefix)
 {
     if (utf8_valid(text, bytes) == bytes)

@@ -9,11 +9,24 @@
 
 /* Appends the text with U+FFFD for each byte that is no part of valid UTF-8. False: out of memory. */
 bool text_add_clean(text_buffer *out, const char *text, size_t bytes);
+
+/* Bytes at the end of a text that comes in pieces, which the next piece may make a character of. Zeroed at first. */
+typedef struct text_tail {
+    char bytes[4];
+    size_t count;
+} text_tail;
+/* One byte more. Returns how many of the bytes no later one can change: the caller uses them, then takes them off by text_tail_drop. */
+size_t text_tail_add(text_tail *t, char byte);
+void text_tail_drop(text_tail *t, size_t count);
+/* text_add_clean of a text in pieces: what may yet become a character waits in the tail, until text_end_clean at the latest. */
+bool text_add_piece(text_buffer *out, text_tail *tail, const char *text, size_t bytes);
+bool text_end_clean(text_buffer *out, text_tail *tail);
+
 /* The name of a token whose bytes these are: themselves where they are UTF-8, else each byte as \xHH behind the prefix. NULL: out of memory. */
 json_t *token_name(const char *text, size_t bytes, const char *prefix);
 /* The bytes as a list of numbers. */
 json_t *token_bytes(const char *text, size_t bytes);
-/* Characters that begin in these bytes. */
+/* Characters of valid UTF-8. */
 int64_t token_characters(const char *text, size_t bytes);
 /* Natural logarithms: infinities, which JSON lacks, become -9999; NaN becomes null. */
 json_t *logprob_json(float logprob);

@@ -10,7 +10,7 @@ import threading
 import time
 
 import served
-from served import Server, check, joined, raw, start
+from served import FOLDER, Server, check, joined, raw, start
 
 LENGTH = 4096  # of the model
 SLOW = dict(prompt="a", max_tokens=LENGTH, logit_bias={"81": 100})  # a second of work and more, on any machine
@@ -81,6 +81,65 @@ def logprobs(s):
     pieces = {k: [x for e in events for c in e["choices"] if c["logprobs"] for x in c["logprobs"][k]] for k in whole["logprobs"]}
     check("a stream has the same logprobs", pieces["tokens"] == whole["logprobs"]["tokens"] and
           pieces["text_offset"] == whole["logprobs"]["text_offset"], pieces)
+
+
+def shown(tokens):
+    """The text of these tokens' bytes as a client sees it, and where in it each token begins."""
+    data, text, where = b"".join(tokens), "", []
+    while len(where) < len(data):
+        at = len(where)
+        for n in range(1, 5):
+            try:
+                character = data[at:at + n].decode()
+                break
+            except UnicodeDecodeError:
+                character = ""
+        where += [len(text)] + [len(text) + 1] * (n - 1 if character else 0)
+        text += character or "\ufffd"
+    where.append(len(text))
+    return text, [where[sum(map(len, tokens[:i]))] for i in range(len(tokens))]
+
+
+def check_echo(s, name, body, text, offsets):
+    whole = s.complete(**body, echo=True, logprobs=0)[1]["choices"][0]
+    check(name + ": text", whole["text"] == text, (whole, text))
+    check(name + ": text_offset", whole["logprobs"]["text_offset"] == offsets, (whole, offsets))
+    check(name + ": text without logprobs", s.complete(**body, echo=True)[1]["choices"][0]["text"] == text)
+    events = s.stream("/v1/completions", dict(**body, echo=True, logprobs=0, routing=True))
+    pieces = [c["logprobs"] for e in events for c in e["choices"] if c["logprobs"]]
+    check(name + ": stream", joined(events) == text, (events, text))
+    check(name + ": stream's text_offset", sum((p["text_offset"] for p in pieces), []) == offsets and
+          sum((p["tokens"] for p in pieces), []) == whole["logprobs"]["tokens"], (events, offsets))
+    depths = [c["depth_before"] for e in events for c in e["choices"] if "depth_before" in c]
+    check(name + ": a depth for each token of the stream", len(depths) == body["max_tokens"], events)
+
+
+def echoes(s):
+    """Characters that end behind the prompt, and bytes that are none."""
+    for prompt, id, count in (([65, 0x80, 0x81, 66], 81, 2), ([65, 230, 188], 162, 1), ([65, 230, 188], 162, 3), ([65, 230, 188], 66, 1),
+                              ([65, 230], 188, 1), ([240, 159], 152, 1), ([240, 159], 152, 2), ([240, 159, 152], 65, 2), ([240], 159, 3),
+                              ([65, 195], 195, 2), ([195, 169], 230, 1), ([65, 230, 188], 81, 0), ([240, 144], 144, 5)):
+        text, offsets = shown([bytes([b]) for b in prompt + [id] * count])
+        check_echo(s, f"echo of {bytes(prompt)} and {count} x {bytes([id])}", dict(prompt=prompt, max_tokens=count, logit_bias={str(id): 100}),
+                   text, offsets)
+    offsets = s.complete(prompt="a", max_tokens=6, logprobs=0, logit_bias={"128": 100})[1]["choices"][0]["logprobs"]["text_offset"]
+    check("text_offset without echo", offsets == list(range(6)), offsets)
+
+
+def specials():
+    """A tokenizer with NFC that puts <s> before a text and </s> behind."""
+    s = Server(model=FOLDER + "/special")
+    text = "H\u00e9llo"
+    own, offsets = list(text.encode()), shown([bytes([b]) for b in text.encode()])[1]
+    for behind, count in (("", 0), ("QQ", 2)):
+        body = dict(prompt=text, max_tokens=count, logit_bias={"81": 100})
+        check_echo(s, f"<s> and </s> around a text, {count} tokens", body, text + behind, [0, *offsets, 5, *range(5, 5 + count)])
+        check_echo(s, f"<s> among ids, {count} tokens", {**body, "prompt": [256] + own}, "<s>" + text + behind,
+                   [0, *(o + 3 for o in offsets), *range(8, 8 + count)])
+    apart = s.complete(prompt="He\u0301", max_tokens=1, logit_bias={"81": 100}, echo=True, logprobs=0)[1]["choices"][0]
+    at = apart["logprobs"]["text_offset"][-1]
+    check("text_offset behind a text that NFC changes", apart["text"][at:] == "Q", apart)
+    check("the server of special tokens ends with 0", s.stop() == 0)
 
 
 def streams(s):
@@ -323,12 +382,13 @@ def shutdown():
 
 def main():
     s = Server("--max-body", "65536", "--receive-timeout", "3")
-    for part in (completions, logprobs, streams, chats, others, refusals, vanishing):
+    for part in (completions, logprobs, echoes, streams, chats, others, refusals, vanishing):
         try:
             part(s)
         except Exception as e:
             check(part.__name__ + " ran", False, e)
     check("ends with 0", s.stop() == 0)
+    specials()
     s = Server("--max-active", "1", "--max-queue", "2", "--model-name", "small", env={"FATHOM_API_KEY": "secret"})
     check("a key is needed", s.complete(prompt="a")[0] == 401 and s.ask("GET", "/metrics")[0] == 401 and s.ask("GET", "/health")[0] == 200)
     wrong = [s.ask("GET", "/v1/models", headers={"Authorization": a})[0] for a in ("Bearer secre", "Bearer secrets", "Bearer ", "secret", "Basic secret")]

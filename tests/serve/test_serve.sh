@@ -5,6 +5,17 @@ awk 'BEGIN { for (i = 0; i < 600; i++) print "line " i " of a text that says lit
 "$fathom" train --data "$work/text.txt" --out "$work/run" --steps 1 --layers 4 --dim 256 --heads 4 --ffn 512 --seq-len 4096 --batch 1 \
     --val-fraction 0 --mod topk --mod-capacity 0.25 --threads 1 >"$work/train.out" 2>&1
 check "a model to serve" test $? -eq 0
+one() { echo "{\"SpecialToken\": {\"id\": \"$1\", \"type_id\": 0}}"; }
+listed() { echo "\"$1\": {\"id\": \"$1\", \"ids\": [$2], \"tokens\": [\"$1\"]}"; }
+added() { echo "{\"id\": $2, \"content\": \"$1\", \"single_word\": false, \"lstrip\": false, \"rstrip\": false, \"normalized\": false, \"special\": true}"; }
+single="[$(one '<s>'), {\"Sequence\": {\"id\": \"A\", \"type_id\": 0}}, $(one '<\/s>')]"
+template="{\"type\": \"TemplateProcessing\", \"single\": $single, \"pair\": [], \"special_tokens\": {$(listed '<s>' 256), $(listed '<\/s>' 257)}}"
+mkdir "$work/around"
+sed -e "s/\"post_processor\": null/\"post_processor\": $template/" -e "s/\"normalizer\": null/\"normalizer\": {\"type\": \"NFC\"}/" \
+    -e "s/\"added_tokens\": \[\]/\"added_tokens\": [$(added '<s>' 256), $(added '<\/s>' 257)]/" "$work/run/tokenizer.json" >"$work/around/tokenizer.json"
+"$fathom" train --data "$work/text.txt" --tokenizer "$work/around" --out "$work/special" --steps 1 --layers 2 --mod topk --dim 32 --heads 1 \
+    --seq-len 64 --batch 1 --val-fraction 0 --threads 1 >"$work/train.out" 2>&1
+check "a model whose tokenizer puts tokens around a text" test $? -eq 0
 check "serve --help" sh -c "'$fathom' serve --help | grep -q '^usage: fathom serve DIR'"
 refuses "serve nothing" 2 "directory" "$fathom" serve
 refuses "serve of no model" 1 "$work/none" "$fathom" serve "$work/none"
