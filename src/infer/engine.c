@@ -21,7 +21,7 @@ enum {
 };
 
 /* How long a piece of a prompt may keep those that decode waiting, as a multiple of their own pass. */
-static const double piece_share = 0.75;
+static const double piece_share = 0.6;
 
 typedef struct request_list {
     engine_request *first;
