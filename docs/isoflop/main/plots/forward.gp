@@ -3,7 +3,8 @@ set key outside right top
 set grid lc rgb '#dddddd'
 set border 3
 set tics nomirror
-set logscale x
+set logscale x 1.41421356
+set format x '%.2f'
 set xrange [*:*] noextend
 set xlabel 'forward FLOPs per token / those of the optimal plain model'
 set ylabel 'held-out loss, causal (nats)'
@@ -21,10 +22,16 @@ $block1 << EOD
 1.82256 1.192344
 2.49498 1.197930
 EOD
+$block2 << EOD
+0.67005 1.201381
+1.02519 1.196578
+1.40342 1.191325
+EOD
 set terminal svg size 900,520 font 'sans,13' background '#ffffff'
 set output name.'.svg'
-plot $block0 with linespoints pt 7 ps 0.7 lc 1 title 'mod', \
-  $block1 with linespoints pt 7 ps 0.7 lc 2 title 'plain'
+plot $block0 with linespoints lc rgb '#0072b2' dt 1 pt 7 ps 0.7 title 'mod', \
+  $block1 with linespoints lc rgb '#d55e00' dt 1 pt 7 ps 0.7 title 'plain', \
+  $block2 with linespoints lc rgb '#009e73' dt 1 pt 7 ps 0.7 title 'stochastic'
 set terminal pngcairo size 1350,780 font 'sans,18'
 set output name.'.png'
 replot

@@ -3,7 +3,8 @@ set key outside right top
 set grid lc rgb '#dddddd'
 set border 3
 set tics nomirror
-set logscale x
+set logscale x 2
+set format x '%.0s%c'
 set xrange [*:*] noextend
 set xlabel 'parameters outside embedding and head'
 set ylabel 'held-out loss, causal (nats)'
@@ -597,32 +598,38 @@ EOD
 $block23 << EOD
 966205 1.259518
 EOD
+$block24 << EOD
+1605632 1.201381
+2539520 1.196578
+3538944 1.191325
+EOD
 set terminal svg size 900,520 font 'sans,13' background '#ffffff'
 set output name.'.svg'
-plot $block0 with points pt 7 ps 0.8 lc 1 title 'mod 3e+13', \
-  $block1 with lines lc 1 notitle, \
-  $block2 with points pt 3 ps 1.6 lc 1 notitle, \
-  $block3 with points pt 5 ps 0.8 lc 1 title 'mod 1e+14', \
-  $block4 with lines lc 1 notitle, \
-  $block5 with points pt 3 ps 1.6 lc 1 notitle, \
-  $block6 with points pt 9 ps 0.8 lc 1 title 'mod 3e+14', \
-  $block7 with lines lc 1 notitle, \
-  $block8 with points pt 3 ps 1.6 lc 1 notitle, \
-  $block9 with points pt 7 ps 0.8 lc 2 title 'plain 3e+13', \
-  $block10 with lines lc 2 notitle, \
-  $block11 with points pt 3 ps 1.6 lc 2 notitle, \
-  $block12 with points pt 5 ps 0.8 lc 2 title 'plain 1e+14', \
-  $block13 with lines lc 2 notitle, \
-  $block14 with points pt 3 ps 1.6 lc 2 notitle, \
-  $block15 with points pt 9 ps 0.8 lc 2 title 'plain 3e+14', \
-  $block16 with lines lc 2 notitle, \
-  $block17 with points pt 3 ps 1.6 lc 2 notitle, \
-  $block18 with points pt 7 ps 0.8 lc 3 title 'stochastic 3e+13', \
-  $block19 with lines lc 3 notitle, \
-  $block20 with points pt 3 ps 1.6 lc 3 notitle, \
-  $block21 with points pt 5 ps 0.8 lc 3 title 'stochastic 1e+14', \
-  $block22 with lines lc 3 notitle, \
-  $block23 with points pt 3 ps 1.6 lc 3 notitle
+plot $block0 with points lc rgb '#0072b2' pt 7 ps 0.8 title 'mod 3e+13', \
+  $block1 with lines lc rgb '#0072b2' dt 1 notitle, \
+  $block2 with points lc rgb '#0072b2' pt 3 ps 1.6 notitle, \
+  $block3 with points lc rgb '#0072b2' pt 5 ps 0.8 title 'mod 1e+14', \
+  $block4 with lines lc rgb '#0072b2' dt 1 notitle, \
+  $block5 with points lc rgb '#0072b2' pt 3 ps 1.6 notitle, \
+  $block6 with points lc rgb '#0072b2' pt 9 ps 0.8 title 'mod 3e+14', \
+  $block7 with lines lc rgb '#0072b2' dt 1 notitle, \
+  $block8 with points lc rgb '#0072b2' pt 3 ps 1.6 notitle, \
+  $block9 with points lc rgb '#d55e00' pt 7 ps 0.8 title 'plain 3e+13', \
+  $block10 with lines lc rgb '#d55e00' dt 1 notitle, \
+  $block11 with points lc rgb '#d55e00' pt 3 ps 1.6 notitle, \
+  $block12 with points lc rgb '#d55e00' pt 5 ps 0.8 title 'plain 1e+14', \
+  $block13 with lines lc rgb '#d55e00' dt 1 notitle, \
+  $block14 with points lc rgb '#d55e00' pt 3 ps 1.6 notitle, \
+  $block15 with points lc rgb '#d55e00' pt 9 ps 0.8 title 'plain 3e+14', \
+  $block16 with lines lc rgb '#d55e00' dt 1 notitle, \
+  $block17 with points lc rgb '#d55e00' pt 3 ps 1.6 notitle, \
+  $block18 with points lc rgb '#009e73' pt 7 ps 0.8 title 'stochastic 3e+13', \
+  $block19 with lines lc rgb '#009e73' dt 1 notitle, \
+  $block20 with points lc rgb '#009e73' pt 3 ps 1.6 notitle, \
+  $block21 with points lc rgb '#009e73' pt 5 ps 0.8 title 'stochastic 1e+14', \
+  $block22 with lines lc rgb '#009e73' dt 1 notitle, \
+  $block23 with points lc rgb '#009e73' pt 3 ps 1.6 notitle, \
+  $block24 with points lc rgb '#009e73' pt 9 ps 0.8 title 'stochastic 3e+14'
 set terminal pngcairo size 1350,780 font 'sans,18'
 set output name.'.png'
 replot
