@@ -42,6 +42,7 @@ train() {
 train main "--budget 3e13,1e14 --variants plain,mod,stochastic" "$@"
 train main "--budget 3e13 --variants plain --sizes 128" "$@"
 train main "--budget 3e13 --variants mod --sizes 160" "$@"
+train main "--budget 1e14 --variants mod --sizes 80" "$@"
 train main "--budget 3e14 --variants plain,mod" "$@"
 train main "--budget 3e14 --variants plain --sizes 96 --seeds 3" "$@"
 train main "--budget 3e14 --variants mod --sizes 160 --seeds 3" "$@"
@@ -51,6 +52,7 @@ train ablation "--budget 1e13 --sizes 3 --variants mod-c0.06,mod-c0.25,mod-c0.5,
 # the middle three sizes of what main has at this budget, beside larger capacities
 mkdir -p "$out/larger/runs"
 cp "$out"/main/runs/plain-64-1e+14-1.json "$out"/main/runs/plain-80-1e+14-1.json "$out"/main/runs/plain-128-1e+14-1.json \
-    "$out"/main/runs/mod-96-1e+14-1.json "$out"/main/runs/mod-128-1e+14-1.json "$out"/main/runs/mod-160-1e+14-1.json \
+    "$out"/main/runs/mod-80-1e+14-1.json "$out"/main/runs/mod-96-1e+14-1.json "$out"/main/runs/mod-128-1e+14-1.json "$out"/main/runs/mod-160-1e+14-1.json \
     "$out"/main/runs/stochastic-96-1e+14-1.json "$out"/main/runs/stochastic-128-1e+14-1.json "$out"/main/runs/stochastic-160-1e+14-1.json "$out/larger/runs"
-train larger "--budget 1e14 --sizes 3 --variants mod-c0.25,mod-c0.5" "$@"
+train larger "--budget 1e14 --sizes 64,80,128 --variants mod-c0.25" "$@"
+train larger "--budget 1e14 --sizes 80,96 --variants mod-c0.5" "$@"
