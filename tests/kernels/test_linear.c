@@ -178,6 +178,7 @@ static void rows_on(int64_t n, int64_t in, int64_t out)
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         free(all[i]);
     free(packed);
+    free(scratch);
 }
 
 static void rows_do_not_depend_on_each_other(void **state)
