@@ -4,7 +4,7 @@
  *
  *   HTTP    libmicrohttpd's own. Parses and answers: exchanges, replies, metrics, the log, the encoder of prompts are its alone. Prompts
  *           become tokens here, not on the engine's thread: a body is bounded (--max-body), and a long one delays other clients' answers
- *           for a tenth of a second, but nobody's tokens.
+ *           for up to a second, but nobody's tokens.
  *   worker  owns the engine (worker.h); tells of its events through jobs (job.h).
  *   clock   whoever calls server_tick: looks for clients that have gone, deadlines that have passed and connections that deliver nothing.
  *
