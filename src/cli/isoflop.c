@@ -16,7 +16,7 @@ enum { MOST_LIST = 64 };
 
 typedef struct isoflop_command {
     option_list data, val_data;
-    const char *budget, *sizes, *variants, *dtype;
+    const char *tokenizer, *budget, *sizes, *variants, *dtype;
     bool json, report_only, speed;
     double val_fraction;
     int64_t threads;
@@ -163,30 +163,41 @@ static void show_round(void *user, int64_t done, int64_t rounds)
     progress_print(&c->progress, "step times: round %lld/%lld", (long long)done, (long long)rounds);
 }
 
+static fathom_status load_data(const isoflop_command *c, const tokenizer *tok, corpus *data, corpus *validation, fathom_error *err)
+{
+    /* without --tokenizer nobody said how many ids there are in shards that do not tell */
+    corpus_input in = {.paths = c->data.items, .count = c->data.count, .tokenizer = tok, .vocab = c->tokenizer ? tokenizer_vocab(tok) : 0,
+                       .heldout_fraction = c->val_data.count ? 0 : c->val_fraction};
+    TRY(corpus_load(&in, data, err));
+    if (c->val_data.count == 0)
+        return FATHOM_OK;
+    in.paths = c->val_data.items;
+    in.count = c->val_data.count;
+    in.evaluation = true;
+    return corpus_load(&in, validation, err);
+}
+
 static fathom_status train(isoflop_command *c, fathom_error *err)
 {
     tokenizer *tok = NULL;
     corpus data = {0}, validation = {0};
     study_run *runs = NULL;
     int64_t count = 0, taken = 0;
-    fathom_status status = tokenizer_bytes(&tok, err);
-    if (status == FATHOM_OK)
-        status = corpus_load(&(corpus_input){.paths = c->data.items, .count = c->data.count, .tokenizer = tok,
-                                             .heldout_fraction = c->val_data.count ? 0 : c->val_fraction}, &data, err);
-    if (status == FATHOM_OK && c->val_data.count)
-        status = corpus_load(&(corpus_input){.paths = c->val_data.items, .count = c->val_data.count, .tokenizer = tok, .evaluation = true},
-                             &validation, err);
+    fathom_status status = c->tokenizer ? tokenizer_load(c->tokenizer, &tok, err) : tokenizer_bytes(&tok, err);
+    if (status == FATHOM_OK) {
+        c->study.vocab = tokenizer_vocab(tok);
+        status = load_data(c, tok, &data, &validation, err);
+    }
     if (status == FATHOM_OK) {
         const kernels kn = kernels_cpu();
         if (c->study.bf16 && !kn.bf16(&kn)) {
             progress_print(&c->progress, "this processor has no bfloat16 products: training in fp32");
             c->study.bf16 = false;
         }
-        c->study.vocab = tokenizer_vocab(tok);
         status = study_runs(&c->study, &runs, &count, err);
     }
     if (status == FATHOM_OK) {
-        const study_data shared = {&data.train, c->val_data.count ? &validation.train : &data.heldout, data.fingerprint,
+        const study_data shared = {&data.train, c->val_data.count ? &validation.train : &data.heldout, tok, data.fingerprint,
                                    c->val_data.count ? validation.fingerprint : data.fingerprint};
         double flops = 0;
         if (shared.heldout->count <= c->study.seq_len)
@@ -293,6 +304,7 @@ int command_isoflop(int argc, char **argv)
         {OPTION_LIST, "data", &c.data, "PATH...", "text files, folders of text, or token shards"},
         {OPTION_LIST, "val-data", &c.val_data, "PATH...", "held-out text (default: the end of each file of --data)"},
         {OPTION_NUMBER, "val-fraction", &c.val_fraction, "X", "share of each file held out (0.05)"},
+        {OPTION_TEXT, "tokenizer", &c.tokenizer, "PATH", "a tokenizer.json or a folder with one (one token a byte)"},
         {OPTION_TEXT, "out", &c.study.dir, "DIR", "the study's folder; what is finished in it is kept and reported too"},
         {OPTION_HEADING, "study", 0, 0, 0},
         {OPTION_TEXT, "budget", &c.budget, "X,...", "training FLOPs of a run, as in 1e13,3e13"},

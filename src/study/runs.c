@@ -171,6 +171,7 @@ static fathom_status write_result(const study_options *o, const study_run *run, 
     failed |= json_object_set_new(r, "train_loss", number(s->train_loss));
     failed |= json_object_set_new(r, "loss", number(s->topk.loss));
     failed |= json_object_set_new(r, "loss_causal", number(s->causal.loss));
+    failed |= json_object_set_new(r, "heldout_bytes_per_token", number((double)s->topk.bytes / (double)s->topk.tokens));
     failed |= json_object_set_new(r, "router_accuracy", number(s->topk.router_accuracy));
     failed |= json_object_set_new(r, "routed_fraction_causal", number(s->causal.routed_fraction));
     failed |= json_object_set_new(r, "ms_per_step", number(s->ms_per_step));
@@ -207,7 +208,8 @@ static fathom_status train_model(const study_options *o, const study_run *run, c
         status = model_randomize(&m, options.seed, err);
     if (status == FATHOM_OK)
         status = trainer_new(&(trainer_input){.m = &m, .options = &options, .train = data->train, .heldout = data->heldout,
-                                              .fingerprint = data->fingerprint, .dir = dir, .resume = true}, &t, err);
+                                              .fingerprint = data->fingerprint, .tokenizer = data->tokenizer, .dir = dir,
+                                              .resume = true}, &t, err);
     if (status == FATHOM_OK)
         status = trainer_run(t, observer, stop, &s, err);
     if (status == FATHOM_DIVERGED) { /* a finding like others: its losses are null, and the study goes on */

@@ -42,6 +42,7 @@ typedef enum study_state { STUDY_OPEN, STUDY_TAKEN, STUDY_DONE } study_state;
 /* Data that all runs share; borrowed. */
 typedef struct study_data {
     const corpus_part *train, *heldout;
+    const tokenizer *tokenizer;
     uint64_t fingerprint, heldout_fingerprint;
 } study_data;
 /* Trains the run unless it is done, or another process is at it: *state says what it found, DONE after training. A run that

@@ -322,8 +322,10 @@ static fathom_status prepare(trainer *t, const trainer_input *in, fathom_error *
     TRY(optimizer_init(&t->optimizer, in->m, err));
     in->m->bf16 = in->options->bf16 && in->m->kn.bf16(&in->m->kn);
     TRY(workspace_new(in->m, batch, T, workspace_kind_of(in->options), &t->ws, err));
-    if (t->has_heldout)
+    if (t->has_heldout) {
         TRY(evaluator_init(&t->evaluator, in->m, batch, T, err));
+        t->evaluator.tokenizer = in->tokenizer;
+    }
     t->tokens = calloc((size_t)(batch * T), sizeof *t->tokens);
     t->targets = calloc((size_t)(batch * T), sizeof *t->targets);
     if (!t->tokens || !t->targets)

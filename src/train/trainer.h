@@ -77,6 +77,7 @@ typedef struct trainer_input {
     const train_options *options;
     const corpus_part *train, *heldout;
     uint64_t fingerprint;
+    const tokenizer *tokenizer; /* counts the bytes of what is evaluated; NULL: nobody asked */
     const char *dir;
     bool resume;
 } trainer_input;

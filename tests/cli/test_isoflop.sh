@@ -117,6 +117,25 @@ check "its report is made from what is there" "$fathom" isoflop --out "$work/kil
 check "it ends as one left alone" sh -c "test \"\$(cut -d, -f1-5,14,15 '$work/killed/results.csv')\" = \"\$(cut -d, -f1-5,14,15 '$work/study/results.csv')\""
 check "no lock or half a run is left" sh -c "! ls '$work/killed/runs' | grep -v 'json\$'"
 
+# Another vocabulary: the head's FLOPs count, and a token is as many bytes as the tokenizer makes of it. Text and its shards are one study.
+bpe="$study --budget 1e10 --sizes 16 --out $work/bpe --tokenizer $work/bpe.json"
+check "a tokenizer is learnt" "$fathom" tokenizer train --vocab 300 --data "$work/text.txt" --out "$work/bpe.json"
+check "a study of its tokens" sh -c "$bpe >/dev/null 2>&1"
+check "counts the head's FLOPs and the tokens' bytes" python3 - "$work" <<'PY'
+import json, sys
+def run(study, kind):
+    return json.load(open(f"{sys.argv[1]}/{study}/runs/{kind}-16-1e+10-1.json"))
+for kind in ("plain", "mod"):
+    assert run("study", kind)["heldout_bytes_per_token"] == 1
+    assert 1.2 < run("bpe", kind)["heldout_bytes_per_token"] < 4
+    assert run("bpe", kind)["forward_flops_per_token"] - run("study", kind)["forward_flops_per_token"] == 2 * 16 * (300 - 256)
+    assert abs(run("bpe", kind)["flops"] / 1e10 - 1) < 0.01
+PY
+refuses "runs of another tokenizer in the folder" 1 "setting.text: not this study" sh -c "$study --budget 1e10 --sizes 16 --out '$work/bpe'"
+refuses "a tokenizer that is missing" 1 "$work/none.json" sh -c "$study --tokenizer '$work/none.json' --out '$work/new'"
+check "shards are made" "$fathom" tokenize --data "$work/text.txt" --tokenizer "$work/bpe.json" --out "$work/shards" --threads 1
+check "a study of shards" sh -c "$fathom isoflop --data '$work/shards' --tokenizer '$work/shards' --seq-len 32 --batch 2 --threads 1 --budget 3e9 --sizes 16 --variants mod --out '$work/sharded'"
+
 check "another learning rate, in a folder of its own" sh -c "$study --lr-factor 0.1 --out '$work/rates' --sizes 16 --variants plain >/dev/null 2>&1; grep -q '\"learning_rate\": 0.00625' '$work/rates/runs/plain-16-1e+10-1.json'"
 refuses "a folder whose runs were trained differently" 1 "setting" sh -c "cp '$work/study/runs/mod-16-1e+10-1.json' '$work/rates/runs'; $fathom isoflop --out '$work/rates' --report"
 refuses "a learning rate below 0" 2 "--lr-factor: -1" "$fathom" isoflop --data "$work/text.txt" --budget 1e10 --lr-factor -1 --out "$work/new"
