@@ -47,6 +47,8 @@ train main "--budget 3e14 --variants plain,mod" "$@"
 train main "--budget 3e14 --variants plain --sizes 96 --seeds 3" "$@"
 train main "--budget 3e14 --variants mod --sizes 160 --seeds 3" "$@"
 train main "--budget 3e14 --variants stochastic --sizes 3" "$@"
+train main "--budget 3e14 --variants mod-c0.25 --sizes 96,128,160,192" "$@"
+train main "--budget 3e14 --variants mod-c0.25 --sizes 128 --seeds 3" "$@"
 train ablation "--budget 1e13 --sizes 3 --seeds 2 --variants plain,plain-b6,mod,stochastic" "$@"
 train ablation "--budget 1e13 --sizes 3 --variants mod-c0.06,mod-c0.25,mod-c0.5,mod-c1,mod-e1,mod-d3,mod-m2,mod-sigmoid,mod-one,mod-aux,choice" "$@"
 # the middle three sizes of what main has at this budget, beside larger capacities
@@ -56,3 +58,20 @@ cp "$out"/main/runs/plain-64-1e+14-1.json "$out"/main/runs/plain-80-1e+14-1.json
     "$out"/main/runs/stochastic-96-1e+14-1.json "$out"/main/runs/stochastic-128-1e+14-1.json "$out"/main/runs/stochastic-160-1e+14-1.json "$out/larger/runs"
 train larger "--budget 1e14 --sizes 64,80,128 --variants mod-c0.25" "$@"
 train larger "--budget 1e14 --sizes 80,96 --variants mod-c0.5" "$@"
+# the same texts as tokens
+mkdir -p "$out/bpe"
+[ -e "$out/bpe/tokenizer.json" ] || "$fathom" tokenizer train --vocab 1024 --data "$@" --out "$out/bpe/tokenizer.json"
+train bpe "--budget 3e13 --variants plain,mod,mod-c0.25,stochastic" "$@" --tokenizer "$out/bpe/tokenizer.json"
+train bpe "--budget 3e13 --variants plain --sizes 48,64,80 --seeds 2" "$@" --tokenizer "$out/bpe/tokenizer.json"
+train bpe "--budget 3e13 --variants mod --sizes 64,80,96 --seeds 2" "$@" --tokenizer "$out/bpe/tokenizer.json"
+train bpe "--budget 1e14 --variants plain,mod --sizes 64,80" "$@" --tokenizer "$out/bpe/tokenizer.json"
+# a quarter of each text, read four times as often; held out is what is held out of the whole
+mkdir -p "$out/quarter/train" "$out/quarter/heldout"
+for text in "$@"; do
+    bytes=$(wc -c <"$text")
+    head -c $(((bytes - bytes / 20) / 4)) "$text" >"$out/quarter/train/$(basename "$text")"
+    tail -c $((bytes / 20)) "$text" >"$out/quarter/heldout/$(basename "$text")"
+done
+set -- "$out/quarter/train" --val-data "$out/quarter/heldout" --tokenizer "$out/bpe/tokenizer.json"
+train quarter "--budget 3e13 --variants plain --sizes 48,64,80" "$@"
+train quarter "--budget 3e13 --variants mod --sizes 64,80,96" "$@"

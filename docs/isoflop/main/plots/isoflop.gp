@@ -232,6 +232,80 @@ $block8 << EOD
 2.53657e+06 1.186874
 EOD
 $block9 << EOD
+884736 1.203753
+1605632 1.183655
+1605632 1.184760
+1605632 1.174512
+2539520 1.189686
+3538944 1.193282
+EOD
+$block10 << EOD
+884736 1.202779
+905416 1.201495
+926579 1.200251
+948237 1.199046
+970401 1.197881
+993083 1.196755
+1.01629e+06 1.195668
+1.04005e+06 1.194621
+1.06436e+06 1.193614
+1.08924e+06 1.192646
+1.1147e+06 1.191717
+1.14075e+06 1.190828
+1.16742e+06 1.189978
+1.1947e+06 1.189168
+1.22263e+06 1.188398
+1.25121e+06 1.187666
+1.28045e+06 1.186975
+1.31038e+06 1.186322
+1.34101e+06 1.185710
+1.37235e+06 1.185136
+1.40443e+06 1.184602
+1.43726e+06 1.184108
+1.47085e+06 1.183653
+1.50523e+06 1.183238
+1.54041e+06 1.182862
+1.57642e+06 1.182525
+1.61327e+06 1.182228
+1.65098e+06 1.181971
+1.68957e+06 1.181753
+1.72906e+06 1.181574
+1.76947e+06 1.181435
+1.81083e+06 1.181336
+1.85316e+06 1.181275
+1.89647e+06 1.181255
+1.9408e+06 1.181273
+1.98617e+06 1.181332
+2.03259e+06 1.181429
+2.0801e+06 1.181567
+2.12872e+06 1.181743
+2.17848e+06 1.181959
+2.2294e+06 1.182215
+2.2815e+06 1.182510
+2.33483e+06 1.182845
+2.38941e+06 1.183219
+2.44526e+06 1.183632
+2.50241e+06 1.184085
+2.5609e+06 1.184578
+2.62076e+06 1.185110
+2.68202e+06 1.185681
+2.74471e+06 1.186292
+2.80886e+06 1.186942
+2.87452e+06 1.187632
+2.9417e+06 1.188361
+3.01046e+06 1.189130
+3.08083e+06 1.189938
+3.15284e+06 1.190786
+3.22653e+06 1.191673
+3.30195e+06 1.192600
+3.37913e+06 1.193566
+3.45811e+06 1.194572
+3.53894e+06 1.195617
+EOD
+$block11 << EOD
+1.89753e+06 1.181255
+EOD
+$block12 << EOD
 106496 1.380235
 221184 1.321328
 425984 1.320934
@@ -239,7 +313,7 @@ $block9 << EOD
 884736 1.359622
 1605632 1.442463
 EOD
-$block10 << EOD
+$block13 << EOD
 106496 1.378378
 111422 1.373646
 116576 1.369110
@@ -302,17 +376,17 @@ $block10 << EOD
 1.53464e+06 1.435196
 1.60563e+06 1.442050
 EOD
-$block11 << EOD
+$block14 << EOD
 323871 1.318972
 EOD
-$block12 << EOD
+$block15 << EOD
 221184 1.273809
 425984 1.236874
 634880 1.241022
 1605632 1.265361
 2539520 1.299699
 EOD
-$block13 << EOD
+$block16 << EOD
 221184 1.272423
 230367 1.269718
 239931 1.267121
@@ -375,10 +449,10 @@ $block13 << EOD
 2.43829e+06 1.296438
 2.53952e+06 1.300064
 EOD
-$block14 << EOD
+$block17 << EOD
 629376 1.236965
 EOD
-$block15 << EOD
+$block18 << EOD
 425984 1.208641
 884736 1.186629
 884736 1.180556
@@ -387,7 +461,7 @@ $block15 << EOD
 2539520 1.192344
 3538944 1.197930
 EOD
-$block16 << EOD
+$block19 << EOD
 425984 1.206513
 441284 1.205057
 457133 1.203647
@@ -450,17 +524,17 @@ $block16 << EOD
 3.41625e+06 1.199336
 3.53894e+06 1.200594
 EOD
-$block17 << EOD
+$block20 << EOD
 1.3243e+06 1.182743
 EOD
-$block18 << EOD
+$block21 << EOD
 221184 1.352723
 425984 1.325856
 634880 1.329835
 1605632 1.375383
 2539520 1.429363
 EOD
-$block19 << EOD
+$block22 << EOD
 221184 1.352896
 230367 1.350285
 239931 1.347804
@@ -523,17 +597,17 @@ $block19 << EOD
 2.43829e+06 1.422919
 2.53952e+06 1.428035
 EOD
-$block20 << EOD
+$block23 << EOD
 507966 1.325540
 EOD
-$block21 << EOD
+$block24 << EOD
 425984 1.270800
 884736 1.260091
 1605632 1.264156
 2539520 1.274341
 3538944 1.289028
 EOD
-$block22 << EOD
+$block25 << EOD
 425984 1.270992
 441284 1.270024
 457133 1.269100
@@ -596,10 +670,10 @@ $block22 << EOD
 3.41625e+06 1.286803
 3.53894e+06 1.288349
 EOD
-$block23 << EOD
+$block26 << EOD
 966205 1.259518
 EOD
-$block24 << EOD
+$block27 << EOD
 1605632 1.201381
 2539520 1.196578
 3538944 1.191325
@@ -615,22 +689,25 @@ plot $block0 with points lc rgb '#0072b2' pt 7 ps 0.8 title 'mod 3e+13', \
   $block6 with points lc rgb '#0072b2' pt 9 ps 0.8 title 'mod 3e+14', \
   $block7 with lines lc rgb '#0072b2' dt 1 notitle, \
   $block8 with points lc rgb '#0072b2' pt 3 ps 1.6 notitle, \
-  $block9 with points lc rgb '#d55e00' pt 7 ps 0.8 title 'plain 3e+13', \
+  $block9 with points lc rgb '#d55e00' pt 9 ps 0.8 title 'mod-c0.25 3e+14', \
   $block10 with lines lc rgb '#d55e00' dt 1 notitle, \
   $block11 with points lc rgb '#d55e00' pt 3 ps 1.6 notitle, \
-  $block12 with points lc rgb '#d55e00' pt 5 ps 0.8 title 'plain 1e+14', \
-  $block13 with lines lc rgb '#d55e00' dt 1 notitle, \
-  $block14 with points lc rgb '#d55e00' pt 3 ps 1.6 notitle, \
-  $block15 with points lc rgb '#d55e00' pt 9 ps 0.8 title 'plain 3e+14', \
-  $block16 with lines lc rgb '#d55e00' dt 1 notitle, \
-  $block17 with points lc rgb '#d55e00' pt 3 ps 1.6 notitle, \
-  $block18 with points lc rgb '#009e73' pt 7 ps 0.8 title 'stochastic 3e+13', \
+  $block12 with points lc rgb '#009e73' pt 7 ps 0.8 title 'plain 3e+13', \
+  $block13 with lines lc rgb '#009e73' dt 1 notitle, \
+  $block14 with points lc rgb '#009e73' pt 3 ps 1.6 notitle, \
+  $block15 with points lc rgb '#009e73' pt 5 ps 0.8 title 'plain 1e+14', \
+  $block16 with lines lc rgb '#009e73' dt 1 notitle, \
+  $block17 with points lc rgb '#009e73' pt 3 ps 1.6 notitle, \
+  $block18 with points lc rgb '#009e73' pt 9 ps 0.8 title 'plain 3e+14', \
   $block19 with lines lc rgb '#009e73' dt 1 notitle, \
   $block20 with points lc rgb '#009e73' pt 3 ps 1.6 notitle, \
-  $block21 with points lc rgb '#009e73' pt 5 ps 0.8 title 'stochastic 1e+14', \
-  $block22 with lines lc rgb '#009e73' dt 1 notitle, \
-  $block23 with points lc rgb '#009e73' pt 3 ps 1.6 notitle, \
-  $block24 with points lc rgb '#009e73' pt 9 ps 0.8 title 'stochastic 3e+14'
+  $block21 with points lc rgb '#cc79a7' pt 7 ps 0.8 title 'stochastic 3e+13', \
+  $block22 with lines lc rgb '#cc79a7' dt 1 notitle, \
+  $block23 with points lc rgb '#cc79a7' pt 3 ps 1.6 notitle, \
+  $block24 with points lc rgb '#cc79a7' pt 5 ps 0.8 title 'stochastic 1e+14', \
+  $block25 with lines lc rgb '#cc79a7' dt 1 notitle, \
+  $block26 with points lc rgb '#cc79a7' pt 3 ps 1.6 notitle, \
+  $block27 with points lc rgb '#cc79a7' pt 9 ps 0.8 title 'stochastic 3e+14'
 set terminal pngcairo size 1350,780 font 'sans,18'
 set output name.'.png'
 replot
