@@ -64,7 +64,7 @@ mkdir -p "$out/bpe"
 train bpe "--budget 3e13 --variants plain,mod,mod-c0.25,stochastic" "$@" --tokenizer "$out/bpe/tokenizer.json"
 train bpe "--budget 3e13 --variants plain --sizes 48,64,80 --seeds 2" "$@" --tokenizer "$out/bpe/tokenizer.json"
 train bpe "--budget 3e13 --variants mod --sizes 64,80,96 --seeds 2" "$@" --tokenizer "$out/bpe/tokenizer.json"
-train bpe "--budget 1e14 --variants plain,mod --sizes 64,80,96" "$@" --tokenizer "$out/bpe/tokenizer.json"
+train bpe "--budget 1e14 --variants plain,mod --sizes 64,80,96,128" "$@" --tokenizer "$out/bpe/tokenizer.json"
 # a quarter of each text, read four times as often; held out is what is held out of the whole
 mkdir -p "$out/quarter/train" "$out/quarter/heldout"
 for text in "$@"; do
