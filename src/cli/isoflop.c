@@ -213,7 +213,7 @@ static fathom_status train(isoflop_command *c, fathom_error *err)
         if (status == FATHOM_OK && c->speed && taken > 0)
             progress_print(&c->progress, "other processes are training: step times are left for when they are done");
         else if (status == FATHOM_OK && c->speed)
-            status = study_speed(&c->study, runs, count, &shared, &(study_speed_observer){c, show_round}, &interrupted, err);
+            status = study_speed(&c->study, &shared, &(study_speed_observer){c, show_round}, &interrupted, err);
     }
     if (status == FATHOM_OK && taken > 0)
         progress_print(&c->progress, "%lld runs are being trained by other processes; what follows is without them", (long long)taken);
@@ -317,7 +317,7 @@ int command_isoflop(int argc, char **argv)
         {OPTION_INTEGER, "batch", &c.study.batch, "N", "sequences a batch (8)"},
         {OPTION_TEXT, "dtype", &c.dtype, "TYPE", "fp32 or bf16 (fp32)"},
         {OPTION_INTEGER, "threads", &c.threads, "N", "processor threads (all)"},
-        {OPTION_FLAG, "speed", &c.speed, 0, "when all is trained, time steps of every shape in turn; the report then uses these times"},
+        {OPTION_FLAG, "speed", &c.speed, 0, "when all is trained, time steps of every shape in the folder in turn; the report then uses these times"},
         {OPTION_FLAG, "report", &c.report_only, 0, "train nothing: fit and draw what is finished"},
         {OPTION_FLAG, "json", &c.json, 0, "one JSON object on stdout"},
         {0},

@@ -433,6 +433,12 @@ fathom_status study_results(const char *dir, study_result **out, int64_t *count,
     return status;
 }
 
+fathom_status study_run_of(const study_options *o, const study_result *r, const variant *v, study_run *run, fathom_error *err)
+{
+    TRY(make_run(o, v, r->budget, r->width, r->seed, run, err));
+    return same_plan(run, r->json, run->name, err);
+}
+
 void study_results_free(study_result *results, int64_t count)
 {
     for (int64_t i = 0; i < count; i++)

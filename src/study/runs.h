@@ -69,6 +69,8 @@ typedef struct study_result {
 /* Every finished run in DIR/runs, by variant, budget, size and seed; study_results_free. Runs that were not trained alike (study_train) are
  * refused by name: their losses cannot be compared. */
 fathom_status study_results(const char *dir, study_result **out, int64_t *count, fathom_error *err);
+/* The run that a result is of, with the variant of its name: v is borrowed by *run. Refused where such a run has another shape now. */
+fathom_status study_run_of(const study_options *o, const study_result *r, const variant *v, study_run *run, fathom_error *err);
 void study_results_free(study_result *results, int64_t count);
 
 #endif

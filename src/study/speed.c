@@ -39,20 +39,48 @@ static fathom_status time_steps(const study_options *o, const study_run *run, co
     return status;
 }
 
-static bool same_shape(const study_run *a, const study_run *b)
+/* One of the shapes that are timed. */
+typedef struct timed_shape {
+    variant kind;
+    study_run run;
+    double seconds[STUDY_SPEED_ROUNDS];
+} timed_shape;
+
+/* What a study has finished, each shape once, in the order of study_results; the caller frees *out. */
+static fathom_status find_shapes(const study_options *o, timed_shape **out, int64_t *count, fathom_error *err)
 {
-    return a->width == b->width && strcmp(a->variant->name, b->variant->name) == 0;
+    study_result *results;
+    int64_t n;
+    *count = 0;
+    TRY(study_results(o->dir, &results, &n, err));
+    timed_shape *shapes = calloc((size_t)(n > 0 ? n : 1), sizeof *shapes);
+    fathom_status status = shapes ? FATHOM_OK : status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
+    for (int64_t i = 0; i < n && status == FATHOM_OK; i++) {
+        timed_shape *s = &shapes[*count];
+        status = variant_parse(results[i].variant, &s->kind, err);
+        if (status == FATHOM_OK)
+            status = study_run_of(o, &results[i], &s->kind, &s->run, err);
+        bool known = false;
+        for (int64_t j = 0; j < *count; j++)
+            known |= shapes[j].run.width == results[i].width && strcmp(shapes[j].kind.name, results[i].variant) == 0;
+        *count += !known;
+    }
+    study_results_free(results, n);
+    if (status != FATHOM_OK)
+        free(shapes);
+    else
+        *out = shapes;
+    return status;
 }
 
-/* seconds [shapes, STUDY_SPEED_ROUNDS] */
-static fathom_status time_all(const study_options *o, const study_run *const *shapes, int64_t count, const study_data *data, double *seconds,
+static fathom_status time_all(const study_options *o, timed_shape *shapes, int64_t count, const study_data *data,
                               const study_speed_observer *observer, const volatile sig_atomic_t *stop, fathom_error *err)
 {
     for (int64_t r = 0; r < STUDY_SPEED_ROUNDS; r++) {
         for (int64_t i = 0; i < count; i++) {
             if (stop && *stop)
                 return status_fail(err, FATHOM_INTERRUPTED, "interrupted");
-            TRY(time_steps(o, shapes[i], data, &seconds[i * STUDY_SPEED_ROUNDS + r], err));
+            TRY(time_steps(o, &shapes[i].run, data, &shapes[i].seconds[r], err));
         }
         if (observer && observer->round)
             observer->round(observer->user, r + 1, STUDY_SPEED_ROUNDS);
@@ -89,88 +117,39 @@ static fathom_status read_speeds(const char *dir, json_t **out, fathom_error *er
     return status;
 }
 
-/* How the shapes are timed; times of another way are not kept beside these. */
-static json_t *way_of(const study_options *o)
+static json_t *speeds_json(const study_options *o, timed_shape *shapes, int64_t count)
 {
-    return json_pack("{s:i, s:s, s:I, s:I, s:i}", "threads", threads_count(), "dtype", o->bf16 ? "bf16" : "fp32", "batch",
-                     (json_int_t)o->batch, "seq_len", (json_int_t)o->seq_len, "rounds", STUDY_SPEED_ROUNDS);
-}
-
-static bool same_way(const json_t *old, json_t *way)
-{
-    const json_t *value;
-    const char *key;
-    json_object_foreach(way, key, value)
-        if (!json_equal(json_object_get(old, key), value))
-            return false;
-    return true;
-}
-
-/* Into root, a way: the shapes just timed, and those of old. */
-static int put_shapes(json_t *root, const json_t *old, const study_options *o, const study_run *const *shapes, int64_t count,
-                      double *seconds)
-{
-    json_t *list = json_array(), *shape;
-    size_t at;
-    const bool keep = same_way(old, root);
-    int failed = json_object_set_new(root, "shapes", list);
-    json_array_foreach(json_object_get(old, "shapes"), at, shape) {
-        bool again = !keep;
-        for (int64_t i = 0; i < count; i++)
-            again |= is_shape(shape, shapes[i]->variant->name, shapes[i]->width);
-        if (!again)
-            failed |= json_array_append(list, shape);
-    }
+    json_t *list = json_array();
     for (int64_t i = 0; i < count; i++) {
-        const double median = timing_median(&seconds[i * STUDY_SPEED_ROUNDS], STUDY_SPEED_ROUNDS);
-        failed |= json_array_append_new(list, json_pack("{s:s, s:I, s:f, s:f}", "variant", shapes[i]->variant->name, "width",
-                                                        (json_int_t)shapes[i]->width, "ms_per_step", 1e3 * median, "tokens_per_s",
-                                                        (double)(o->batch * o->seq_len) / median));
+        const double median = timing_median(shapes[i].seconds, STUDY_SPEED_ROUNDS);
+        json_array_append_new(list, json_pack("{s:s, s:I, s:f, s:f}", "variant", shapes[i].kind.name, "width", (json_int_t)shapes[i].run.width,
+                                              "ms_per_step", 1e3 * median, "tokens_per_s", (double)(o->batch * o->seq_len) / median));
     }
-    return failed;
+    return json_pack("{s:i, s:s, s:I, s:I, s:i, s:o}", "threads", threads_count(), "dtype", o->bf16 ? "bf16" : "fp32", "batch",
+                     (json_int_t)o->batch, "seq_len", (json_int_t)o->seq_len, "rounds", STUDY_SPEED_ROUNDS, "shapes", list);
 }
 
-static fathom_status write_speeds(const study_options *o, const study_run *const *shapes, int64_t count, double *seconds, fathom_error *err)
+static fathom_status write_speeds(const study_options *o, timed_shape *shapes, int64_t count, fathom_error *err)
 {
     int lock = -1;
-    json_t *old = NULL, *root = way_of(o);
     char *path = path_join(o->dir, "speeds.json");
-    fathom_status status = root && path ? study_lock(o->dir, &lock, err) : status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
+    fathom_status status = path ? study_lock(o->dir, &lock, err) : status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
     if (status == FATHOM_OK)
-        status = read_speeds(o->dir, &old, err);
-    if (status == FATHOM_OK && put_shapes(root, old, o, shapes, count, seconds) != 0)
-        status = status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
-    if (status == FATHOM_OK)
-        status = json_file_write(path, json_incref(root), err);
+        status = json_file_write(path, speeds_json(o, shapes, count), err);
     study_unlock(lock);
-    json_decref(root);
-    json_decref(old);
     free(path);
     return status;
 }
 
-fathom_status study_speed(const study_options *o, const study_run *runs, int64_t count, const study_data *data,
-                          const study_speed_observer *observer, const volatile sig_atomic_t *stop, fathom_error *err)
+fathom_status study_speed(const study_options *o, const study_data *data, const study_speed_observer *observer, const volatile sig_atomic_t *stop,
+                          fathom_error *err)
 {
-    const size_t most = (size_t)(count > 0 ? count : 1);
-    const study_run **shapes = calloc(most, sizeof *shapes);
-    double *seconds = calloc(most * STUDY_SPEED_ROUNDS, sizeof *seconds);
-    int64_t n = 0;
-    json_t *old = NULL;
-    fathom_status status = shapes && seconds ? read_speeds(o->dir, &old, err) : status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
-    json_decref(old); /* only whether it is good, before minutes are spent */
-    for (int64_t i = 0; i < count && status == FATHOM_OK; i++) {
-        bool known = false;
-        for (int64_t j = 0; j < n; j++)
-            known |= same_shape(shapes[j], &runs[i]);
-        if (!known)
-            shapes[n++] = &runs[i];
-    }
+    timed_shape *shapes;
+    int64_t count;
+    TRY(find_shapes(o, &shapes, &count, err));
+    fathom_status status = time_all(o, shapes, count, data, observer, stop, err);
     if (status == FATHOM_OK)
-        status = time_all(o, shapes, n, data, seconds, observer, stop, err);
-    if (status == FATHOM_OK)
-        status = write_speeds(o, shapes, n, seconds, err);
-    free(seconds);
+        status = write_speeds(o, shapes, count, err);
     free(shapes);
     return status;
 }

@@ -12,11 +12,11 @@ typedef struct study_speed_observer {
     void (*round)(void *user, int64_t done, int64_t rounds);
 } study_speed_observer;
 
-/* Times optimizer steps of every variant and width among the runs, in turn, round by round, and writes the median of a shape's rounds to
- * DIR/speeds.json: {"threads", "dtype", "batch", "seq_len", "rounds", "shapes": [{"variant", "width", "ms_per_step", "tokens_per_s"}]}.
- * Shapes that the file held and that are not among the runs stay in it if they were timed in the same way. Measure on a machine that does nothing else. */
-fathom_status study_speed(const study_options *o, const study_run *runs, int64_t count, const study_data *data,
-                          const study_speed_observer *observer, const volatile sig_atomic_t *stop, fathom_error *err);
+/* Times optimizer steps of every variant and width that DIR has a result of, in turn, round by round, and writes the median of a shape's
+ * rounds to DIR/speeds.json: {"threads", "dtype", "batch", "seq_len", "rounds", "shapes": [{"variant", "width", "ms_per_step", "tokens_per_s"}]}.
+ * All of them at once, because times of different calls do not compare. Measure on a machine that does nothing else. */
+fathom_status study_speed(const study_options *o, const study_data *data, const study_speed_observer *observer, const volatile sig_atomic_t *stop,
+                          fathom_error *err);
 
 /* Puts the times in DIR/speeds.json in the place of the runs' own; without that file nothing happens. *timed: how many results have one. */
 fathom_status study_speed_apply(const char *dir, study_result *results, int64_t count, int64_t *timed, fathom_error *err);

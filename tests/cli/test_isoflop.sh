@@ -30,8 +30,8 @@ before=$(cksum <"$work/study/results.csv")
 check "what is done is not done again" sh -c "$study --out '$work/study' >/dev/null 2>&1"
 check "results stay" test "$(cksum <"$work/study/results.csv")" = "$before"
 
-check "step times are taken in turn" sh -c "$study --speed --out '$work/study' >'$work/out' 2>'$work/err' && grep -q 'round 7/7' '$work/err' && ! grep -q 'the runs. own' '$work/out'"
-check "each shape has one" python3 - "$work/study" <<'PY'
+check "step times are taken in turn" sh -c "$study --sizes 16 --speed --out '$work/study' >'$work/out' 2>'$work/err' && grep -q 'round 7/7' '$work/err' && ! grep -q 'the runs. own' '$work/out'"
+check "each shape in the folder has one" python3 - "$work/study" <<'PY'
 import json, sys
 speeds = json.load(open(sys.argv[1] + "/speeds.json"))
 assert speeds["rounds"] == 7 and speeds["threads"] == 1 and speeds["dtype"] == "fp32"
@@ -43,6 +43,10 @@ results = json.load(open(sys.argv[1] + "/results.json"))
 for p in results["points"]:  # and it is what the report uses
     assert abs(p["tokens_per_s"] / at[p["variant"], p["width"]] - 1) < 1e-6
 PY
+cp "$work/study/runs/mod-48-1e+10-1.json" "$work/mod-48.json"
+sed -i 's/"layers": [0-9]*/"layers": 6/' "$work/study/runs/mod-48-1e+10-1.json"
+refuses "step times of a shape of another version" 1 "mod-48-1e+10-1: layers: 6" sh -c "$study --sizes 16 --speed --out '$work/study'"
+mv "$work/mod-48.json" "$work/study/runs/mod-48-1e+10-1.json"
 refuses "step times without training" 2 "--speed" "$fathom" isoflop --out "$work/study" --report --speed
 refuses "runs with another batch in the folder" 1 "setting.batch: not this study" sh -c "$study --batch 1 --out '$work/study'"
 sed 's/16/17/' "$work/text.txt" >"$work/other.txt"
