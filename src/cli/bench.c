@@ -143,6 +143,17 @@ fathom_status bench_shapes(const bench_command *c, model_config *plain, model_co
     return model_flags_build(&shape, 256, plain, err);
 }
 
+fathom_status bench_infer_shapes(const bench_command *c, model_config *plain, model_config *routed, fathom_error *err)
+{
+    TRY(bench_shapes(c, plain, routed, err));
+    const model_config *const shapes[] = {plain, routed};
+    for (int j = 0; j < (c->compare_mod ? 2 : 1); j++)
+        if (model_has_expert_predictor(shapes[j]) || shapes[j]->experts.mode == EXPERT_MODE_INTEGRATED)
+            return status_fail(err, FATHOM_INVALID_ARGUMENT, "--expert-router: experts of a model that was not trained take tokens by chance: this "
+                               "bench needs token-choice, and no no-op experts");
+    return FATHOM_OK;
+}
+
 static double print_size(const bench_command *c, const kernels *kn, int64_t size, bool bf16)
 {
     gemm_probe p;

@@ -74,5 +74,7 @@ fathom_status bench_random_model(const bench_command *c, const model_config *con
 
 /* c with its routed twin's options: what --compare-mod measures beside the plain model. */
 fathom_status bench_shapes(const bench_command *c, model_config *plain, model_config *routed, fathom_error *err);
+/* The same, of models that infer as if they had been trained: refused where experts would take tokens by chance. */
+fathom_status bench_infer_shapes(const bench_command *c, model_config *plain, model_config *routed, fathom_error *err);
 
 #endif

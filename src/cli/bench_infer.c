@@ -281,13 +281,8 @@ static int bench_infer(const bench_command *command, const kernels *backend, boo
     bench_command c = *command;
     if (c.shape.seq_len < c.tokens)
         c.shape.seq_len = c.tokens;
-    if (bench_shapes(&c, &config[0], &config[1], &err) != FATHOM_OK)
+    if (bench_infer_shapes(&c, &config[0], &config[1], &err) != FATHOM_OK)
         return cli_usage(&err);
-    if (model_has_expert_predictor(&config[0]) || config[0].experts.mode == EXPERT_MODE_INTEGRATED) {
-        status_fail(&err, FATHOM_INVALID_ARGUMENT, "--expert-router: experts of a model that was not trained take tokens by chance: this bench "
-                    "needs token-choice, and no no-op experts");
-        return cli_usage(&err);
-    }
     subject subjects[2] = {0};
     read_probe read = {0};
     model_probe gemm = {0};

@@ -261,7 +261,7 @@ int bench_serve(const bench_command *command, const kernels *backend)
     const int64_t needed = (c.long_prompt > c.prompt ? c.long_prompt : c.prompt) + LONGER * c.tokens;
     if (c.shape.seq_len < needed)
         c.shape.seq_len = needed;
-    if (bench_shapes(&c, &config[0], &config[1], &err) != FATHOM_OK)
+    if (bench_infer_shapes(&c, &config[0], &config[1], &err) != FATHOM_OK)
         return cli_usage(&err);
     const int count = c.compare_mod ? 2 : 1;
     fathom_model models[2] = {0};
