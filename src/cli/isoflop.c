@@ -209,6 +209,8 @@ static fathom_status train(isoflop_command *c, fathom_error *err)
         progress_print(&c->progress, "%lld runs, %.3g training FLOPs in all; %.4g training tokens, %.4g held out", (long long)count, flops,
                        (double)shared.train->count, (double)shared.heldout->count);
         if (status == FATHOM_OK)
+            status = study_check_folder(&c->study, &shared, err);
+        if (status == FATHOM_OK)
             status = train_all(c, runs, count, &shared, &taken, err);
         if (status == FATHOM_OK && c->speed && taken > 0)
             progress_print(&c->progress, "other processes are training: step times are left for when they are done");
@@ -229,11 +231,11 @@ static void print_optimum(const char *name, const study_curve *c)
     const optimum *o = &c->causal;
     char size[INTERVAL_TEXT], loss[INTERVAL_TEXT];
     printf("%-16s %9.3g", name, c->points->budget);
-    if (o->found)
-        printf("  %10.4g %s  %.4f %s%s\n", o->size, interval_text(o->size_range, 1, 4, true, size), o->loss,
-               interval_text(o->loss_range, 1, 4, false, loss), o->inside ? "" : "  outside the sizes trained");
+    if (o->inside)
+        printf("  %10.4g %s  %.4f %s\n", o->size, interval_text(o->size_range, 1, 4, true, size), o->loss,
+               interval_text(o->loss_range, 1, 4, false, loss));
     else
-        printf("  no optimum: %s\n", optimum_missing(c));
+        printf("  no optimum: %s\n", optimum_missing(c, o));
 }
 
 static void print_comparison(const comparison *c)

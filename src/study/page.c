@@ -57,11 +57,11 @@ static void put_comparisons(FILE *to, const study_summary *s)
 static void put_optimum(FILE *to, const study_curve *c, const optimum *o)
 {
     char loss[INTERVAL_TEXT], size[INTERVAL_TEXT];
-    if (!o->found)
-        fprintf(to, "<td colspan=\"2\">%s", optimum_missing(c));
+    if (!o->inside)
+        fprintf(to, "<td colspan=\"2\">%s", optimum_missing(c, o));
     else
-        fprintf(to, "<td>%.4f %s<td>%.3g %s%s", o->loss, interval_text(o->loss_range, 1, 4, false, loss), o->size,
-                interval_text(o->size_range, 1, 3, true, size), o->inside ? "" : ", outside");
+        fprintf(to, "<td>%.4f %s<td>%.3g %s", o->loss, interval_text(o->loss_range, 1, 4, false, loss), o->size,
+                interval_text(o->size_range, 1, 3, true, size));
 }
 
 static void put_optima(FILE *to, const study_summary *s)

@@ -24,7 +24,7 @@ static json_t *range(interval r)
 /* 0, or below it when out of memory, as jansson's setters. */
 static int put_optimum(json_t *o, const char *key, const optimum *best)
 {
-    if (!best->found)
+    if (!best->found || !best->inside) /* what a parabola says beyond the sizes that were trained is not known */
         return json_object_set_new(o, key, json_null());
     json_t *of = json_object();
     int failed = json_object_set_new(o, key, of);
@@ -33,8 +33,7 @@ static int put_optimum(json_t *o, const char *key, const optimum *best)
     failed |= json_object_set_new(of, "loss", number(best->loss));
     failed |= json_object_set_new(of, "loss_range", range(best->loss_range));
     failed |= json_object_set_new(of, "forward_flops_per_token", number(best->forward_flops));
-    failed |= json_object_set_new(of, "tokens_per_s", number(best->tokens_per_s));
-    return failed | json_object_set_new(of, "inside", json_boolean(best->inside));
+    return failed | json_object_set_new(of, "tokens_per_s", number(best->tokens_per_s));
 }
 
 static int put_curve(json_t *list, const study_curve *c)

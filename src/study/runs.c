@@ -145,8 +145,13 @@ static fathom_status same_setting(const json_t *setting, const json_t *found, co
         const json_t *other = json_object_get(found, key);
         if (!other)
             return status_fail(err, FATHOM_FORMAT, "%s: setting.%s: missing: made by another version", path, key);
-        if (!json_equal(other, value))
-            return status_fail(err, FATHOM_INVALID_ARGUMENT, "%s: setting.%s: not this study's: give it a folder of its own", path, key);
+        if (json_equal(other, value))
+            continue;
+        char theirs[64] = "", ours[64] = "";
+        json_dumpb(other, theirs, sizeof theirs - 1, JSON_ENCODE_ANY);
+        json_dumpb(value, ours, sizeof ours - 1, JSON_ENCODE_ANY);
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "%s: setting.%s: %s, not this study's %s: give it a folder of its own", path, key, theirs,
+                           ours);
     }
     return FATHOM_OK;
 }
@@ -231,11 +236,11 @@ static fathom_status same_plan(const study_run *run, const json_t *found, const 
     const struct {
         const char *name;
         double planned;
-    } fields[] = {{"layers", (double)run->config.layers}, {"size", (double)study_size(&run->config)}, {"learning_rate", run->learning_rate}};
+    } fields[] = {{"budget", run->budget}, {"layers", (double)run->config.layers}, {"size", (double)study_size(&run->config)}, {"learning_rate", run->learning_rate}};
     for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) {
         const double value = json_number_value(json_object_get(found, fields[i].name)), planned = fields[i].planned;
-        if (!(fabs(value - planned) <= 1e-6 * planned))
-            return status_fail(err, FATHOM_INVALID_ARGUMENT, "%s: %s: %g, a run of this name has %g now: give the study a folder of its own", path,
+        if (!(fabs(value - planned) <= 1e-8 * planned)) /* files hold nine digits */
+            return status_fail(err, FATHOM_INVALID_ARGUMENT, "%s: %s: %.10g, a run of this name has %.10g now: give the study a folder of its own", path,
                                fields[i].name, value, planned);
     }
     return FATHOM_OK;
@@ -430,6 +435,27 @@ fathom_status study_results(const char *dir, study_result **out, int64_t *count,
     } else if (*count > 0) {
         qsort(*out, (size_t)*count, sizeof **out, by_kind);
     }
+    return status;
+}
+
+fathom_status study_check_folder(const study_options *o, const study_data *data, fathom_error *err)
+{
+    char *folder = path_join(o->dir, "runs");
+    const bool there = folder && path_exists(folder);
+    free(folder);
+    if (!there)
+        return FATHOM_OK;
+    study_result *results = NULL;
+    int64_t count = 0;
+    json_t *setting = setting_of(o, data);
+    fathom_status status = setting ? study_results(o->dir, &results, &count, err) : no_memory(err);
+    for (int64_t i = 0; i < count && status == FATHOM_OK; i++) {
+        char path[PATH_ROOM];
+        snprintf(path, sizeof path, "%s/runs: %s %lld", o->dir, results[i].variant, (long long)results[i].width);
+        status = same_setting(setting, json_object_get(results[i].json, "setting"), path, err);
+    }
+    study_results_free(results, count);
+    json_decref(setting);
     return status;
 }
 

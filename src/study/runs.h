@@ -45,9 +45,12 @@ typedef struct study_data {
     const tokenizer *tokenizer;
     uint64_t fingerprint, heldout_fingerprint;
 } study_data;
+/* Refused by name: finished runs in the folder that were trained on other text, or with another sequence length, batch, rate or type of
+ * products than this study's. */
+fathom_status study_check_folder(const study_options *o, const study_data *data, fathom_error *err);
 /* Trains the run unless it is done, or another process is at it: *state says what it found, DONE after training. A run that
- * diverges is done too, with losses of null. A run that is done but was trained on other text, or with another sequence length, batch, rate
- * or type of products, is refused by name. */
+ * diverges is done too, with losses of null. A run that is done but was trained otherwise (study_check_folder), or whose name stands for
+ * another shape, budget or rate now, is refused by name. */
 fathom_status study_train(const study_options *o, const study_run *run, const study_data *data, const train_observer *observer,
                           const volatile sig_atomic_t *stop, study_state *state, fathom_error *err);
 /* How a run trains. */

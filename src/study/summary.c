@@ -19,9 +19,13 @@ const char *interval_text(interval r, double scale, int digits, bool significant
     return text;
 }
 
-const char *optimum_missing(const study_curve *c)
+const char *optimum_missing(const study_curve *c, const optimum *o)
 {
-    return c->sizes < 3 ? "fewer than three sizes have a loss" : "the losses do not curve upwards";
+    if (c->sizes < 3)
+        return "fewer than three sizes have a loss";
+    if (!o->found)
+        return "the losses do not curve upwards";
+    return log(o->size) < log((double)c->points->size) ? "below the sizes trained: --sizes takes smaller ones" : "above the sizes trained: --sizes takes larger ones";
 }
 
 /* At size x (its logarithm), along a line in the logarithms between the sizes around it; beyond them along the nearest one. */
@@ -103,6 +107,8 @@ static void fit_curve(study_curve *c, bool causal, const fit_room *room)
     const int64_t n = losses(c, causal, room->x, room->y);
     for (int64_t i = 0; i < n && causal; i++)
         c->sizes += i == 0 || room->x[i] != room->x[i - 1];
+    if (causal && n > 0)
+        c->least = room->x[0];
     *out = (optimum){.found = parabola_fit(room->x, room->y, n, fit)};
     if (!out->found)
         return;
@@ -111,8 +117,6 @@ static void fit_curve(study_curve *c, bool causal, const fit_room *room)
     out->loss = fit->y0;
     out->forward_flops = between(c, fit->x0, forward_of);
     out->tokens_per_s = between(c, fit->x0, speed_of);
-    if (causal)
-        c->least = room->x[0];
 }
 
 /* Intervals, by the noise of all curves of the budget: two runs of one model differ by as much whatever they are, and five runs alone say
@@ -167,7 +171,7 @@ static bool reaches(const parabola *p, double loss, double *x)
 /* difference, flops, speed: [STUDY_ROUNDS] room */
 static void compare_samples(comparison *c, double *difference, double *flops, double *speed)
 {
-    int64_t compared = 0, matched = 0;
+    int64_t compared = 0, matched = 0, timed = 0;
     for (int64_t i = 0; i < STUDY_ROUNDS; i++) {
         /* both were drawn from one stream of numbers: the other's backwards, so that the pairs are independent */
         const parabola *plain = &c->plain->samples_causal[i], *other = &c->other->samples_causal[STUDY_ROUNDS - 1 - i];
@@ -176,13 +180,15 @@ static void compare_samples(comparison *c, double *difference, double *flops, do
             continue;
         difference[compared++] = other->y0 / plain->y0 - 1;
         if (reaches(other, plain->y0, &x) && x >= c->other->least) {
-            flops[matched] = between(c->other, x, forward_of) / between(c->plain, plain->x0, forward_of);
-            speed[matched++] = between(c->other, x, speed_of) / between(c->plain, plain->x0, speed_of);
+            flops[matched++] = between(c->other, x, forward_of) / between(c->plain, plain->x0, forward_of);
+            const double faster = between(c->other, x, speed_of) / between(c->plain, plain->x0, speed_of);
+            if (isfinite(faster)) /* beside a shape that was not timed nothing is known */
+                speed[timed++] = faster;
         }
     }
     c->difference_range = middle_of(difference, compared, STUDY_ROUNDS);
     c->match_flops_range = middle_of(flops, matched, STUDY_ROUNDS);
-    c->match_speed_range = middle_of(speed, matched, STUDY_ROUNDS);
+    c->match_speed_range = middle_of(speed, timed, STUDY_ROUNDS);
 }
 
 static fathom_status compare(const study_curve *plain, const study_curve *other, comparison *out, fathom_error *err)

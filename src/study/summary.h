@@ -35,8 +35,8 @@ typedef struct study_curve {
     double least;         /* ln of the smallest size with a causal loss */
     parabola fit_trained, fit_causal, *samples_causal; /* [STUDY_ROUNDS] where found */
 } study_curve;
-/* Why a curve has no optimum, in words. */
-const char *optimum_missing(const study_curve *c);
+/* Why a curve's optimum is not known, in words: there is none, or not inside. */
+const char *optimum_missing(const study_curve *c, const optimum *o);
 
 /* A variant at the plain model's budget, where both optima lie inside the sizes that were trained. What compares losses uses the causal one, which is what the model is worth when sampling. */
 typedef struct comparison {

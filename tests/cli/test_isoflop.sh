@@ -48,9 +48,12 @@ sed -i 's/"layers": [0-9]*/"layers": 6/' "$work/study/runs/mod-48-1e+10-1.json"
 refuses "step times of a shape of another version" 1 "mod-48-1e+10-1: layers: 6" sh -c "$study --sizes 16 --speed --out '$work/study'"
 mv "$work/mod-48.json" "$work/study/runs/mod-48-1e+10-1.json"
 refuses "step times without training" 2 "--speed" "$fathom" isoflop --out "$work/study" --report --speed
-refuses "runs with another batch in the folder" 1 "setting.batch: not this study" sh -c "$study --batch 1 --out '$work/study'"
+refuses "runs with another batch in the folder" 1 "setting.batch: 2, not this study's 1" sh -c "$study --batch 1 --out '$work/study'"
+refuses "other sizes with another batch, before they are trained" 1 "setting.batch: 2, not this study's 1" sh -c "$study --batch 1 --sizes 64 --out '$work/study'"
+check "and none was" test ! -e "$work/study/runs/plain-64-3e+09-1.json"
+refuses "a budget that has another's name" 1 "budget: 1e+10, a run of this name has 1.0000001e+10 now" sh -c "$study --budget 10000001000 --out '$work/study'"
 sed 's/16/17/' "$work/text.txt" >"$work/other.txt"
-refuses "runs of another text in the folder" 1 "setting.text: not this study" sh -c "$study --data '$work/other.txt' --out '$work/study'"
+refuses "runs of another text in the folder" 1 "not this study's" sh -c "$study --data '$work/other.txt' --out '$work/study'"
 
 # Runs written by hand, whose optima, comparisons and laws are known.
 mkdir -p "$work/known/runs"
@@ -98,6 +101,16 @@ for kind, loss in (("plain", 1.4), ("mod", 1.372), ("stochastic", 1.421)):
 PY
 check "in words too" sh -c "$fathom isoflop --out '$work/known' --report >'$work/out' && grep -q 'mod  *1e+14  -2.0. % .*the plain optimum.s loss at 0.3.. x its forward FLOPs .0.*, 3... x its tokens/s .[23]' '$work/out' && grep -q 'never reaches' '$work/out'"
 check "and on the page" sh -c "grep -q 'never reaches it' '$work/known/report.html' && grep -q -- '-2.0. % .-' '$work/known/report.html'"
+python3 - "$work/known/runs" <<'PY'
+import json, math, os, sys
+for width in (16, 32, 48, 64, 80):  # with a slope the optimum lies below the larger three, which stay
+    path = f"{sys.argv[1]}/stochastic-{width}-1e+14-1.json"
+    run = json.load(open(path))
+    run["loss_causal"] += 0.1 * math.log(run["size"])
+    os.remove(path) if width < 48 else json.dump(run, open(path, "w"))
+PY
+check "an optimum below the sizes is not known" sh -c "$fathom isoflop --out '$work/known' --report >'$work/out' && grep -q 'stochastic  *1e+14  no optimum: below the sizes trained' '$work/out'"
+check "nor in the files" python3 -c "import json; r = json.load(open('$work/known/results.json')); assert [o['causal'] for o in r['optima'] if o['variant'] == 'stochastic' and o['budget'] == 1e14] == [None]"
 sed -i 's/"loss_causal": [0-9.]*/"loss_causal": null/; s/"loss": [0-9.]*/"loss": null/' "$work"/known/runs/mod-*-1e+14-1.json
 check "runs that diverged are told apart" sh -c "$fathom isoflop --out '$work/known' --report >'$work/out' && grep -q 'mod  *1e+14  no optimum: fewer than three sizes have a loss' '$work/out'"
 printf '#!/bin/sh\nexit 1\n' >"$work/gnuplot" && chmod +x "$work/gnuplot"
@@ -135,7 +148,7 @@ for kind in ("plain", "mod"):
     assert run("bpe", kind)["forward_flops_per_token"] - run("study", kind)["forward_flops_per_token"] == 2 * 16 * (300 - 256)
     assert abs(run("bpe", kind)["flops"] / 1e10 - 1) < 0.01
 PY
-refuses "runs of another tokenizer in the folder" 1 "setting.text: not this study" sh -c "$study --budget 1e10 --sizes 16 --out '$work/bpe'"
+refuses "runs of another tokenizer in the folder" 1 "not this study's" sh -c "$study --budget 1e10 --sizes 16 --out '$work/bpe'"
 refuses "a tokenizer that is missing" 1 "$work/none.json" sh -c "$study --tokenizer '$work/none.json' --out '$work/new'"
 check "shards are made" "$fathom" tokenize --data "$work/text.txt" --tokenizer "$work/bpe.json" --out "$work/shards" --threads 1
 check "a study of shards" sh -c "$fathom isoflop --data '$work/shards' --tokenizer '$work/shards' --seq-len 32 --batch 2 --threads 1 --budget 3e9 --sizes 16 --variants mod --out '$work/sharded'"

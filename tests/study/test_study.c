@@ -229,6 +229,14 @@ static void summaries_compare(void **state)
     assert_float_equal(c->match_flops_ratio, 0.5 * exp(-smaller), 1e-3);
     assert_float_equal(c->match_speed_ratio, 2 * exp(smaller), 1e-2);
     study_summary_free(&s);
+    /* beside a size that was not timed no speed is known; what is left of the redrawn fits is too little for an interval, not a wrong one */
+    const double timed = r[7].tokens_per_s;
+    r[7].tokens_per_s = NAN;
+    assert_int_equal(study_summarize(r, 10, &s, &err), FATHOM_OK);
+    assert_true(isnan(s.comparisons[0].match_speed_range.low) && isnan(s.comparisons[0].match_speed_range.high));
+    assert_true(isfinite(s.comparisons[0].match_flops_range.low));
+    study_summary_free(&s);
+    r[7].tokens_per_s = timed;
     /* one that would be as good below the sizes trained is not said to be */
     for (int i = 0; i < 5; i++)
         r[i].loss_causal -= 0.1;
