@@ -100,7 +100,7 @@ static void run(trace *t, workspace *ws, recorder *rec, const int32_t *tokens, i
         const int64_t n = t->count - rec->begin < T ? t->count - rec->begin : T;
         memcpy(targets, tokens + rec->begin + 1, (size_t)(n - 1) * sizeof *targets);
         targets[n - 1] = -1;
-        const pass_result p = transformer_loss(ws, t->routing, t->scored, 1, n, tokens + rec->begin, targets);
+        const pass_result p = transformer_loss(ws, t->routing, t->scored, rec->begin, 1, n, tokens + rec->begin, targets);
         keep_losses(t, ws, rec->begin, n, rec->logit);
         sum += p.loss_sum;
         known += p.targets;

@@ -324,10 +324,11 @@ pass_result transformer_train(workspace *ws, const model_params *grads, const tr
     return p.result;
 }
 
-pass_result transformer_loss(workspace *ws, routing r, bool score_rule, int64_t B, int64_t T, const int32_t *tokens,
+pass_result transformer_loss(workspace *ws, routing r, bool score_rule, int64_t first_row, int64_t B, int64_t T, const int32_t *tokens,
                              const int32_t *targets)
 {
-    pass p = {.routing = r, .score_rule = score_rule, .B = B, .T = T, .n = B * T, .tokens = tokens, .rule_scale = 1};
+    pass p = {.routing = r, .score_rule = score_rule, .B = B, .T = T, .n = B * T, .tokens = tokens, .rule_scale = 1,
+              .noise_counter = (uint64_t)first_row};
     forward(ws, &p);
     head_loss(ws, &p, targets, 0);
     return p.result;

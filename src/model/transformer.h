@@ -54,8 +54,9 @@ typedef struct train_input {
 pass_result transformer_train(workspace *ws, const model_params *grads, const train_input *in);
 
 /* Forward only on B x T (up to the workspace's, which must not be one for training if r is causal). score_rule: in top-k
- * routing, judge the causal rule as well. */
-pass_result transformer_loss(workspace *ws, routing r, bool score_rule, int64_t B, int64_t T, const int32_t *tokens,
+ * routing, judge the causal rule as well. first_row: how many rows came before in the same text, from which stochastic routing draws, so
+ * that every window has noise of its own, however many are read at once. */
+pass_result transformer_loss(workspace *ws, routing r, bool score_rule, int64_t first_row, int64_t B, int64_t T, const int32_t *tokens,
                              const int32_t *targets);
 
 /* The losses of the first n rows [B, T] of the last pass that had targets, into host [n]. */

@@ -47,15 +47,19 @@ fathom_status batcher_train(const batcher *b, int64_t position, int64_t B, int32
     return FATHOM_OK;
 }
 
-fathom_status batcher_heldout(const batcher *b, int64_t w, int32_t *inputs, int32_t *targets, fathom_error *err)
+int64_t batcher_heldout_size(const batcher *b, int64_t w)
 {
     assert(w >= 0);
     const int64_t T = b->T, count = b->part->count;
-    int64_t n = 0;
-    if (count > 1 && w <= (count - 2) / T) {
-        const int64_t left = count - 1 - w * T;
-        n = left < T ? left : T;
-    }
+    if (count <= 1 || w > (count - 2) / T)
+        return 0;
+    const int64_t left = count - 1 - w * T;
+    return left < T ? left : T;
+}
+
+fathom_status batcher_heldout(const batcher *b, int64_t w, int32_t *inputs, int32_t *targets, fathom_error *err)
+{
+    const int64_t T = b->T, n = batcher_heldout_size(b, w);
     if (n > 0) {
         TRY(corpus_part_read(b->part, w * T, n, inputs, err));
         TRY(corpus_part_read(b->part, w * T + 1, n, targets, err));

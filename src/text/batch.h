@@ -24,8 +24,10 @@ fathom_status batcher_init(batcher *b, const corpus_part *part, int64_t T, uint6
 /* Windows [position, position + B): inputs [B, T] and targets [B, T], targets shifted by one. Fails where a shard holds an id that it must not:
  * corpus_part_read. */
 fathom_status batcher_train(const batcher *b, int64_t position, int64_t B, int32_t *inputs, int32_t *targets, fathom_error *err);
-/* Held-out windows in order, every token predicted exactly once: window w covers tokens [w T, w T + T]. The last one
- * may be short: the rest of inputs is 0 and of targets -1; all of them when w is past the end. Fails as batcher_train. */
+/* Tokens that held-out window w predicts: T, fewer in the last one, 0 past the end. */
+int64_t batcher_heldout_size(const batcher *b, int64_t w);
+/* Held-out windows in order, every token predicted exactly once: window w covers tokens [w T, w T + T]. Where it is short
+ * the rest of inputs is 0 and of targets -1. Fails as batcher_train. */
 fathom_status batcher_heldout(const batcher *b, int64_t w, int32_t *inputs, int32_t *targets, fathom_error *err);
 
 #endif

@@ -66,7 +66,7 @@ static fathom_status run_slots(evaluator *e, const batcher *b, int64_t pairs, in
         int64_t B = 0;
         for (; B < e->B && s < pairs; B++, s++)
             TRY(batcher_heldout(b, (2 * s + odd) * all / (2 * pairs), e->tokens + B * e->T, e->targets + B * e->T, err));
-        const pass_result p = transformer_loss(e->ws, ROUTING_CAUSAL, false, B, e->T, e->tokens, e->targets);
+        const pass_result p = transformer_loss(e->ws, ROUTING_CAUSAL, false, (s - B) * e->T, B, e->T, e->tokens, e->targets);
         total->loss_sum += p.loss_sum;
         total->targets += p.targets;
         total->routed += p.routed;

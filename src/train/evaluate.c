@@ -42,11 +42,17 @@ fathom_status evaluator_run(evaluator *e, const batcher *b, routing r, int64_t m
     int64_t bytes = 0;
     pass_result total = {0};
     for (int64_t w = 0; w < windows;) {
-        int64_t B = 0;
-        for (; B < e->B && w < windows; B++, w++)
-            TRY(batcher_heldout(b, w * all / windows, e->tokens + B * T, e->targets + B * T, err));
-        const pass_result p = transformer_loss(e->ws, r, r == ROUTING_TOPK, B, T, e->tokens, e->targets);
-        bytes += text_bytes(e->tokenizer, e->targets, B * T);
+        const int64_t first = w;
+        int64_t B = 0, length = T;
+        for (; B < e->B && w < windows; B++, w++) {
+            const int64_t window = w * all / windows, size = batcher_heldout_size(b, window);
+            if (size < T && B > 0)
+                break; /* the last one, if short, goes by itself: rows that are no text would be routed with the others */
+            length = size;
+            TRY(batcher_heldout(b, window, e->tokens + B * T, e->targets + B * T, err));
+        }
+        const pass_result p = transformer_loss(e->ws, r, r == ROUTING_TOPK, first * T, B, length, e->tokens, e->targets);
+        bytes += text_bytes(e->tokenizer, e->targets, B * length);
         total.loss_sum += p.loss_sum;
         total.targets += p.targets;
         total.agreed += p.agreed;
@@ -60,7 +66,7 @@ fathom_status evaluator_run(evaluator *e, const batcher *b, routing r, int64_t m
         .tokens = total.targets,
         .bytes = bytes,
         .routed_fraction = total.routable ? (double)total.routed / (double)total.routable : 1,
-        .flops_per_token = total.flops / (double)(windows * T),
+        .flops_per_token = total.flops / (double)total.targets,
         .router_accuracy = total.decided ? (double)total.agreed / (double)total.decided : NAN,
     };
     return FATHOM_OK;

@@ -153,7 +153,7 @@ static void every_variant_is_seen(void **state)
         assert_int_equal(workspace_new(&m, 1, T, WORKSPACE_FORWARD, &ws, &err), FATHOM_OK);
         int32_t none[T];
         memset(none, -1, sizeof none);
-        const int64_t passed = transformer_loss(ws, ROUTING_CAUSAL, false, 1, T, tokens, none).routed;
+        const int64_t passed = transformer_loss(ws, ROUTING_CAUSAL, false, 0, 1, T, tokens, none).routed;
         int64_t seen = 0;
         for (int64_t l = 0; l < t.layers; l++) {
             const model_stage at = model_stage_at(&c, t.layer[l].stage);
@@ -220,7 +220,7 @@ static void statistics_add_up(void **state)
         const int64_t n = COUNT - w < T ? COUNT - w : T;
         int32_t none[T];
         memset(none, -1, sizeof none);
-        agreed += transformer_loss(e.ws, ROUTING_TOPK, true, 1, n, tokens + w, none).agreed;
+        agreed += transformer_loss(e.ws, ROUTING_TOPK, true, w, 1, n, tokens + w, none).agreed;
     }
     assert_float_equal((s.layer[0].rule_accuracy + s.layer[1].rule_accuracy) / 2, (double)agreed / (2 * COUNT), 1e-9);
     assert_true(agreed > 0 && agreed < 2 * COUNT);

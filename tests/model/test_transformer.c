@@ -20,7 +20,7 @@ static workspace *make_workspace(const model *m, int64_t sequences, int64_t T, w
 static pass_result loss_of(const model *m, routing r, const int32_t *tokens, const int32_t *targets)
 {
     workspace *ws = make_workspace(m, B, m->config.seq_len, WORKSPACE_FORWARD);
-    const pass_result p = transformer_loss(ws, r, false, B, m->config.seq_len, tokens, targets);
+    const pass_result p = transformer_loss(ws, r, false, 0, B, m->config.seq_len, tokens, targets);
     workspace_free(ws);
     return p;
 }
@@ -272,7 +272,7 @@ static void flops_equal_the_formula(void **state)
         /* training computes the causal rule too, and spends on the backward pass twice what the forward pass takes */
         workspace *ws = make_workspace(&m, B, c.seq_len, false);
         counted = 0;
-        transformer_loss(ws, ROUTING_TOPK, true, B, c.seq_len, tokens, targets);
+        transformer_loss(ws, ROUTING_TOPK, true, 0, B, c.seq_len, tokens, targets);
         if (!varying) {
             assert_float_equal(counted / (B * flops_forward(&c, c.seq_len, true)), 1, 1e-12);
             assert_float_equal(flops_train(&c, B, c.seq_len) / (3 * counted), 1, 1e-12);

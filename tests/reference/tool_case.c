@@ -114,7 +114,7 @@ int main(int argc, char **argv)
     workspace_set_visitor(train, record, &rec);
     const train_input in = {.tokens = tokens, .targets = targets, .total_targets = counted, .scale = 1, .seed = 0};
     const pass_result r = transformer_train(train, &views, &in);
-    const pass_result causal = transformer_loss(eval, ROUTING_CAUSAL, false, B, T, tokens, targets);
+    const pass_result causal = transformer_loss(eval, ROUTING_CAUSAL, false, 0, B, T, tokens, targets);
 
     mkdir(dir, 0777);
     char *config = path_join(dir, "config.json"), *values = path_join(dir, "model.safetensors");
