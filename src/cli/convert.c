@@ -6,7 +6,7 @@
 
 #include "base/file.h"
 #include "cli/cli.h"
-#include "format/hf_config.h"
+#include "format/hf_directory.h"
 #include "kernels/weight.h"
 #include "model/model.h"
 #include "text/corpus.h"
@@ -42,21 +42,6 @@ static fathom_status copy_file(const char *source, const char *dir, const char *
     free(from);
     free(to);
     return status;
-}
-
-static fathom_status refuse_occupied(const char *dir, fathom_error *err)
-{
-    static const char *const names[] = {"model.safetensors", "model.safetensors.index.json"};
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        char *path = path_join(dir, names[i]);
-        const bool there = path && path_exists(path);
-        free(path);
-        if (!path)
-            return status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
-        if (there)
-            return status_fail(err, FATHOM_INVALID_ARGUMENT, "%s: already holds a model", dir);
-    }
-    return FATHOM_OK;
 }
 
 static fathom_status copy_others(convert_command *c, fathom_error *err)
@@ -141,7 +126,8 @@ static fathom_status convert_routed(convert_command *c, fathom_error *err)
 
 static fathom_status convert(convert_command *c, fathom_error *err)
 {
-    TRY(refuse_occupied(c->dir, err));
+    if (hf_directory_occupied(c->dir))
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "%s: already holds a model", c->dir);
     TRY(c->routes ? convert_routed(c, err) : model_convert(c->source, c->dir, &c->done, err));
     return copy_others(c, err);
 }

@@ -72,7 +72,7 @@ static fathom_status parse(train_command *c, int argc, char **argv, options_resu
         {OPTION_TEXT, "out", &c->out, "DIR", "run directory"},
         {OPTION_TEXT, "tokenizer", &c->tokenizer, "PATH", "a tokenizer.json or a folder with one (--init's, else one token a byte)"},
         {OPTION_TEXT, "init", &c->init, "DIR", "start from the model in DIR; with --mod a plain model is made a routed one"},
-        {OPTION_FLAG, "resume", &c->resume, 0, "go on from DIR's checkpoint; options that are left out are its own"},
+        {OPTION_FLAG, "resume", &c->resume, 0, "go on from DIR's checkpoint; options that are left out, but for --data, are its own"},
         {OPTION_HEADING, "budget: one of", 0, 0, 0},
         {OPTION_INTEGER, "steps", &o->steps, "N", "optimizer steps"},
         {OPTION_NUMBER, "flops", &o->flops, "X", "training FLOPs, as in 1e13"},
@@ -93,7 +93,8 @@ static fathom_status parse(train_command *c, int argc, char **argv, options_resu
         {OPTION_INTEGER, "seed", &c->seed, "N", "of initialisation, order of data, stochastic routing (1)"},
         {OPTION_INTEGER, "eval-every", &o->eval_every, "N", "steps between evaluations (0: at the end)"},
         {OPTION_INTEGER, "eval-tokens", &o->eval_tokens, "N", "held-out tokens an evaluation reads, 0 = all (65536)"},
-        {OPTION_INTEGER, "save-every", &o->save_every, "N", "steps between checkpoints (0: at the end)"},
+        {OPTION_INTEGER, "save-every", &o->save_every, "N", "steps between checkpoints (0: by the clock alone)"},
+        {OPTION_NUMBER, "save-minutes", &o->save_minutes, "X", "minutes after which there is a new checkpoint, 0 = none by the clock (10)"},
         {OPTION_INTEGER, "log-every", &o->log_every, "N", "steps between lines of log.jsonl (10)"},
         {OPTION_FLAG, "tensorboard", &o->tensorboard, 0, "log.jsonl's numbers as TensorBoard events too: tensorboard --logdir DIR"},
         {OPTION_INTEGER, "threads", &c->threads, "N", "processor threads (all)"},
@@ -375,8 +376,13 @@ static fathom_status check_command(train_command *c, tokenizer **tok, int argc, 
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "--threads: %lld: must be 0 (all) to 4096", (long long)c->threads);
     if (c->resume)
         TRY(adopt_saved(c, argc, argv, parsed, &c->resumed, err));
+    const bool budget = c->options.steps > 0 || c->options.flops > 0 || c->options.epochs > 0;
+    if (c->resume && !c->resumed && (c->data.count == 0 || !budget))
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--resume: %s: has no checkpoint: to begin there --data and one of --steps, --flops and "
+                           "--epochs are needed", c->out);
     if (c->data.count == 0)
-        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--data: needed: text files, folders or token shards");
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--data: needed: text files, folders or token shards%s",
+                           c->resumed ? "; a checkpoint does not say where they are" : "");
     if (!(c->val_fraction >= 0 && c->val_fraction < 1))
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "--val-fraction: %g: must be in [0, 1)", c->val_fraction);
     TRY(train_options_check(&c->options, err));

@@ -43,3 +43,15 @@ fathom_status hf_directory_write(const char *dir, const model_config *c, weight_
     TRY(hf_directory_code(dir, c, err));
     return write_config(dir, c, stored, err);
 }
+
+bool hf_directory_occupied(const char *dir)
+{
+    static const char *const names[] = {"model.safetensors", "model.safetensors.index.json"};
+    bool there = false;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        char *path = path_join(dir, names[i]);
+        there |= !path || path_exists(path);
+        free(path);
+    }
+    return there;
+}

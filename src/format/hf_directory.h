@@ -10,4 +10,7 @@ fathom_status hf_directory_code(const char *dir, const model_config *c, fathom_e
 /* These, then config.json, which names them, and generation_config.json. */
 fathom_status hf_directory_write(const char *dir, const model_config *c, weight_type stored, fathom_error *err);
 
+/* Are there weights already, in one file or in several? */
+bool hf_directory_occupied(const char *dir);
+
 #endif

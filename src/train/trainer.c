@@ -21,7 +21,7 @@ typedef struct progress {
     int64_t step, tokens, sequences; /* sequences: position in the data */
     double flops;
     int64_t skipped, skipped_in_a_row;
-    double last_loss, best_loss; /* best held-out loss, infinite before the first */
+    double last_loss; /* infinite before the first */
 } progress;
 
 struct trainer {
@@ -40,14 +40,17 @@ struct trainer {
     double seconds[TIMED_STEPS]; /* ring of step times of this process */
     int64_t timed;
     train_eval_info evaluated;
+    int64_t saved_step; /* of the last checkpoint; -1: none yet */
+    double saved_at;    /* timing_now(), or when the run was taken up */
+    bool save_due;
     run_log log; /* empty without a run directory */
 };
 
 train_options train_options_default(void)
 {
     return (train_options){.batch = 16, .grad_accum = 1, .lr = 1e-3, .min_lr = -1, .warmup = -1, .weight_decay = 0.1,
-                           .clip = 1, .beta1 = 0.9, .beta2 = 0.95, .epsilon = 1e-8, .seed = 1, .log_every = 10,
-                           .eval_tokens = 65536};
+                           .clip = 1, .beta1 = 0.9, .beta2 = 0.95, .epsilon = 1e-8, .seed = 1, .save_minutes = 10,
+                           .log_every = 10, .eval_tokens = 65536};
 }
 
 static fathom_status refuse(fathom_error *err, const char *name, double value, const char *want)
@@ -76,6 +79,7 @@ fathom_status train_options_check(const train_options *o, fathom_error *err)
         {"epsilon", o->epsilon, o->epsilon > 0 && o->epsilon < 1, "in (0, 1)"},
         {"eval-every", (double)o->eval_every, o->eval_every >= 0, "0 or above"},
         {"save-every", (double)o->save_every, o->save_every >= 0, "0 or above"},
+        {"save-minutes", o->save_minutes, o->save_minutes >= 0 && isfinite(o->save_minutes), "0 or above"},
         {"log-every", (double)o->log_every, o->log_every >= 0, "0 or above"},
         {"eval-tokens", (double)o->eval_tokens, o->eval_tokens >= 0, "0 or above"},
         {"mod-capacity-warmup", (double)o->capacity_warmup, o->capacity_warmup >= 0 && o->capacity_warmup <= 1 << 24, "0 to 16777216"},
@@ -142,10 +146,10 @@ double train_learning_rate(const train_options *o, int64_t step, int64_t total)
     X(epsilon, REAL) X(seed, INTEGER) X(eval_every, INTEGER) X(save_every, INTEGER) X(log_every, INTEGER)             \
     X(eval_tokens, INTEGER) X(bf16, INTEGER)
 /* Missing in files of runs that were begun before they existed. */
-#define LATER_OPTION_FIELDS(X) X(capacity_warmup, INTEGER) X(tensorboard, INTEGER)
+#define LATER_OPTION_FIELDS(X) X(capacity_warmup, INTEGER) X(tensorboard, INTEGER) X(save_minutes, REAL)
 #define PROGRESS_FIELDS(X)                                                                                           \
     X(step, INTEGER) X(tokens, INTEGER) X(sequences, INTEGER) X(flops, REAL) X(skipped, INTEGER)                      \
-    X(skipped_in_a_row, INTEGER) X(last_loss, REAL) X(best_loss, REAL)
+    X(skipped_in_a_row, INTEGER) X(last_loss, REAL)
 
 #define MAKE_INTEGER(value) json_integer((json_int_t)(value))
 #define MAKE_REAL(value) (isfinite(value) ? json_real(value) : json_null())
@@ -232,6 +236,17 @@ static fathom_status differs(const char *dir, const char *name, fathom_error *er
     return status_fail(err, FATHOM_INVALID_ARGUMENT, "%s: cannot resume: %s differs from the run's own", dir, name);
 }
 
+/* field: an option's name in state.json. */
+static fathom_status option_differs(const char *dir, const char *field, double given, double saved, fathom_error *err)
+{
+    char option[32];
+    snprintf(option, sizeof option, "%s", field);
+    for (char *p = option; *p; p++)
+        *p = *p == '_' ? '-' : *p;
+    return status_fail(err, FATHOM_INVALID_ARGUMENT, "%s: cannot resume: --%s: %.10g, the run's own is %.10g; --init starts a new run from "
+                       "its model", dir, option, given, saved);
+}
+
 /* The trajectory must be the same; how often and where to log, evaluate and save may change. */
 static fathom_status check_same_run(const trainer *t, const json_t *state, fathom_error *err)
 {
@@ -239,12 +254,13 @@ static fathom_status check_same_run(const trainer *t, const json_t *state, fatho
     TRY(options_from_json(state, t->dir, &saved, err));
     saved.eval_every = t->options.eval_every;
     saved.save_every = t->options.save_every;
+    saved.save_minutes = t->options.save_minutes;
     saved.log_every = t->options.log_every;
     saved.eval_tokens = t->options.eval_tokens;
     saved.tensorboard = t->options.tensorboard;
-#define COMPARE(name, kind)                     \
-    if (saved.name != t->options.name)          \
-        return differs(t->dir, #name, err);
+#define COMPARE(name, kind)                                                                                          \
+    if (saved.name != t->options.name)                                                                               \
+        return option_differs(t->dir, #name, (double)t->options.name, (double)saved.name, err);
     OPTION_FIELDS(COMPARE)
     LATER_OPTION_FIELDS(COMPARE)
 #undef COMPARE
@@ -268,6 +284,7 @@ static fathom_status resume(trainer *t, const json_t *state, fathom_error *err)
         status = progress_from_json(state, t->dir, &t->at, &t->optimizer.updates, err);
     if (status == FATHOM_OK)
         status = checkpoint_read_values(t->dir, t->m, t->optimizer.moment1, t->optimizer.moment2, err);
+    t->saved_step = t->at.step;
     if (status == FATHOM_OK && saved.mod.budgets > 0 && t->at.step < t->total) {
         t->m->config.mod.budgets = 0; /* calibrated for weights that will change now */
         status = hf_directory_write(t->dir, &t->m->config, WEIGHT_F32, err);
@@ -280,9 +297,7 @@ static fathom_status open_run(trainer *t, bool resume_wanted, fathom_error *err)
     json_t *state = NULL;
     TRY(folder_create(t->dir, err));
     TRY(checkpoint_read_state(t->dir, &state, err));
-    char *model_path = path_join(t->dir, "model.safetensors");
-    const bool occupied = state || (model_path && path_exists(model_path));
-    free(model_path);
+    const bool occupied = state || hf_directory_occupied(t->dir);
     fathom_status status = FATHOM_OK;
     if (occupied && !resume_wanted)
         status = status_fail(err, FATHOM_INVALID_ARGUMENT, "%s: already holds a model; resume it or train into another folder",
@@ -315,6 +330,9 @@ static fathom_status prepare(trainer *t, const trainer_input *in, fathom_error *
     t->has_heldout = in->heldout && in->heldout->count > 1;
     if (t->has_heldout)
         t->heldout_batches = (batcher){.part = in->heldout, .T = T};
+    const double first_step = step_flops(in->options, &in->m->config, 0);
+    if (in->options->flops > 0 && in->options->flops < first_step / 2)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "flops: %g: less than half a step, which takes %.3g", in->options->flops, first_step);
     t->total = train_total_steps(in->options, &in->m->config, t->train_batches.windows);
     if (in->options->capacity_warmup > 0 && in->options->capacity_warmup >= t->total)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "mod-capacity-warmup: %lld: the run has %lld steps, and would end before the model's "
@@ -343,7 +361,8 @@ fathom_status trainer_new(const trainer_input *in, trainer **out, fathom_error *
     t->options = *in->options;
     t->dir = in->dir;
     t->fingerprint = in->fingerprint;
-    t->at.last_loss = t->at.best_loss = INFINITY;
+    t->at.last_loss = INFINITY;
+    t->saved_step = -1;
     fathom_status status = prepare(t, in, err);
     if (status != FATHOM_OK) {
         trainer_free(t);
@@ -480,9 +499,14 @@ static fathom_status save(trainer *t, const train_observer *observer, fathom_err
         return status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
     fathom_status status = checkpoint_save(t->dir, t->m, t->optimizer.moment1, t->optimizer.moment2, state, err);
     json_decref(state);
-    if (status == FATHOM_OK && observer->saved)
+    if (status != FATHOM_OK)
+        return status;
+    t->saved_step = t->at.step;
+    t->saved_at = timing_now();
+    t->save_due = false;
+    if (observer->saved)
         observer->saved(observer->user, t->at.step, t->dir);
-    return status;
+    return FATHOM_OK;
 }
 
 static fathom_status evaluate(trainer *t, const train_observer *observer, const train_step_info *at, fathom_error *err)
@@ -496,8 +520,6 @@ static fathom_status evaluate(trainer *t, const train_observer *observer, const 
         t->evaluated.causal = t->evaluated.topk;
     else
         TRY(evaluator_run(&t->evaluator, &t->heldout_batches, ROUTING_CAUSAL, tokens, &t->evaluated.causal, err));
-    if (t->evaluated.topk.loss < t->at.best_loss)
-        t->at.best_loss = t->evaluated.topk.loss;
     if (t->timed > 0) /* a finished run that is resumed says nothing new */
         run_log_evaluation(&t->log, at, &t->evaluated);
     if (observer->evaluated)
@@ -520,41 +542,69 @@ static bool due(int64_t every, int64_t step)
     return every > 0 && step % every == 0;
 }
 
-static fathom_status run_steps(trainer *t, const train_observer *observer, const volatile sig_atomic_t *stop,
+static bool due_by_clock(const trainer *t)
+{
+    return t->options.save_minutes > 0 && timing_now() - t->saved_at >= 60 * t->options.save_minutes;
+}
+
+static fathom_status interrupted(const trainer *t, fathom_error *err)
+{
+    const long long step = t->at.step, total = t->total, kept = t->saved_step;
+    if (kept == step)
+        return status_fail(err, FATHOM_INTERRUPTED, "%s: interrupted after step %lld of %lld; resume to go on", t->dir, step, total);
+    if (kept < 0)
+        return status_fail(err, FATHOM_INTERRUPTED, "%s: interrupted after step %lld of %lld, which was not finite; there is no checkpoint", t->dir,
+                           step, total);
+    return status_fail(err, FATHOM_INTERRUPTED, "%s: interrupted after step %lld of %lld, which was not finite; the checkpoint of step %lld is kept",
+                       t->dir, step, total, kept);
+}
+
+/* Steps until the budget is spent, each with what is due after it. */
+static fathom_status run_steps(trainer *t, const train_observer *observer, const volatile sig_atomic_t *stop, train_step_info *info,
                                fathom_error *err)
 {
-    train_step_info info = {.step = t->at.step, .tokens = t->at.tokens, .flops = t->at.flops};
-    bool saved = t->at.step == t->total;
     while (t->at.step < t->total) {
-        TRY(trainer_step(t, &info, err));
+        TRY(trainer_step(t, info, err));
         const bool last = t->at.step == t->total;
-        info.seconds_left = median_step_seconds(t) * (double)(t->total - t->at.step);
-        if (info.skipped || last || due(t->options.log_every, info.step))
-            run_log_step(&t->log, &info);
+        info->seconds_left = median_step_seconds(t) * (double)(t->total - t->at.step);
+        if (info->skipped || last || due(t->options.log_every, info->step))
+            run_log_step(&t->log, info);
         if (observer->step)
-            observer->step(observer->user, &info);
+            observer->step(observer->user, info);
         if (t->at.skipped_in_a_row >= MOST_SKIPPED_IN_A_ROW)
             return status_fail(err, FATHOM_DIVERGED, "%s: step %lld: loss or gradient not finite in %d steps in a row; "
-                               "the last checkpoint is kept", t->dir, (long long)info.step, MOST_SKIPPED_IN_A_ROW);
-        if (!last && due(t->options.eval_every, info.step))
-            TRY(evaluate(t, observer, &info, err));
+                               "the last checkpoint is kept", t->dir, (long long)info->step, MOST_SKIPPED_IN_A_ROW);
+        if (!last && due(t->options.eval_every, info->step))
+            TRY(evaluate(t, observer, info, err));
         const bool stopping = stop && *stop;
-        saved = (due(t->options.save_every, info.step) || stopping) && t->at.skipped_in_a_row == 0;
-        if (saved)
+        t->save_due |= stopping || due(t->options.save_every, info->step) || due_by_clock(t);
+        if (t->save_due && t->at.skipped_in_a_row == 0) /* after a bad step the parameters may be bad: the last checkpoint is worth more */
             TRY(save(t, observer, err));
         if (stopping && !last)
-            return status_fail(err, FATHOM_INTERRUPTED, "%s: interrupted after step %lld of %lld; resume to go on",
-                               t->dir, (long long)info.step, (long long)t->total);
+            return interrupted(t, err);
     }
-    TRY(evaluate(t, observer, &info, err));
-    return saved ? run_log_check(&t->log, err) : save(t, observer, err);
+    return FATHOM_OK;
+}
+
+static fathom_status run(trainer *t, const train_observer *observer, const volatile sig_atomic_t *stop, fathom_error *err)
+{
+    train_step_info info = {.step = t->at.step, .tokens = t->at.tokens, .flops = t->at.flops};
+    t->saved_at = timing_now();
+    fathom_status status = run_steps(t, observer, stop, &info, err);
+    if (status == FATHOM_OK)
+        status = evaluate(t, observer, &info, err);
+    if (status == FATHOM_OK)
+        return t->saved_step == t->at.step ? run_log_check(&t->log, err) : save(t, observer, err);
+    if (t->saved_step != t->at.step && t->at.step > 0 && t->at.skipped_in_a_row == 0)
+        save(t, observer, NULL); /* data that cannot be read end the run, but take nothing of it along */
+    return status;
 }
 
 fathom_status trainer_run(trainer *t, const train_observer *observer, const volatile sig_atomic_t *stop,
                           train_summary *summary, fathom_error *err)
 {
     const train_observer silent = {0};
-    fathom_status status = run_steps(t, observer ? observer : &silent, stop, err);
+    fathom_status status = run(t, observer ? observer : &silent, stop, err);
     summarize(t, summary);
     return status;
 }

@@ -21,6 +21,7 @@ typedef struct train_options {
     uint64_t seed;
     int64_t capacity_warmup;   /* steps in which the capacity falls from 1 to the model's own, along a line; 0 = none */
     int64_t eval_every, save_every, log_every; /* steps; 0 = at the end only */
+    double save_minutes;       /* a checkpoint when so many minutes have passed without one; 0 = none by the clock */
     int64_t eval_tokens;                       /* held-out tokens an evaluation reads; 0 = all */
     bool tensorboard; /* log.jsonl's scalars as TensorBoard events too */
     bool bf16;      /* products with inputs rounded to bfloat16, where the backend can; all else stays fp32 */
@@ -30,7 +31,7 @@ typedef struct train_options {
 train_options train_options_default(void);
 fathom_status train_options_check(const train_options *o, fathom_error *err);
 /* Steps that the budget buys: steps; flops / FLOPs of a step, rounded (steps of the capacity's warm-up take more); or the steps of the
- * epochs, rounded up. */
+ * epochs, rounded up. At least 1. */
 int64_t train_total_steps(const train_options *o, const model_config *c, int64_t train_windows);
 /* How much of the way from the model's capacity to 1 a step goes: 1 in the first one of the warm-up, 0 after it. */
 double train_widening(const train_options *o, int64_t step);

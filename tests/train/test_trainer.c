@@ -267,6 +267,10 @@ static void bad_steps_end_the_run(void **state)
     const train_observer observer = {.step = stop_after};
     assert_int_equal(trainer_run(t, &observer, &stop_now, &s, &err), FATHOM_INTERRUPTED);
     m.params.norm[0] = NAN;
+    stop_at = 6;
+    stop_now = 0;
+    assert_int_equal(trainer_run(t, &observer, &stop_now, &s, &err), FATHOM_INTERRUPTED); /* nor by who stops it then */
+    assert_non_null(strstr(err.message, "the checkpoint of step 5 is kept"));
     assert_int_equal(trainer_run(t, NULL, NULL, &s, &err), FATHOM_DIVERGED);
     assert_int_equal(s.skipped, 10);
     assert_int_equal(s.steps, 15);
@@ -278,6 +282,37 @@ static void bad_steps_end_the_run(void **state)
     trainer_free(t);
     model_free(&m);
     remove_run(dir);
+}
+
+static void count_saved(void *user, int64_t step, const char *dir)
+{
+    (void)step, (void)dir;
+    ++*(int64_t *)user;
+}
+
+/* A checkpoint whenever the time has come, and without a clock the one at the end. */
+static void the_clock_saves(void **state)
+{
+    (void)state;
+    const struct {
+        double minutes;
+        int64_t saved;
+    } cases[] = {{1e-9, 20}, {0, 1}, {10, 1}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char *dir = temporary_folder();
+        model m = fresh(MOD_ROUTER_NONE, MOD_CAUSAL_PREDICTOR);
+        train_options o = quick(20);
+        o.save_minutes = cases[i].minutes;
+        int64_t saved = 0;
+        trainer *t = start(&m, &o, dir, false);
+        train_summary s;
+        fathom_error err;
+        assert_int_equal(trainer_run(t, &(train_observer){.user = &saved, .saved = count_saved}, NULL, &s, &err), FATHOM_OK);
+        assert_int_equal(saved, cases[i].saved);
+        trainer_free(t);
+        model_free(&m);
+        remove_run(dir);
+    }
 }
 
 static void budgets_and_schedule(void **state)
@@ -413,6 +448,7 @@ int main(void)
         cmocka_unit_test(every_kind_learns),       cmocka_unit_test(a_step_allocates_nothing),
         cmocka_unit_test(resuming_changes_no_bit), cmocka_unit_test(other_runs_are_refused),
         cmocka_unit_test(bad_steps_end_the_run),   cmocka_unit_test(budgets_and_schedule),
+        cmocka_unit_test(the_clock_saves),
         cmocka_unit_test(accumulation_equals_a_larger_batch),
         cmocka_unit_test(bf16_learns_as_fp32_does), cmocka_unit_test(memory_is_known_beforehand),
     };
