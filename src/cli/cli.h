@@ -63,7 +63,7 @@ bool model_flags_untouched(const model_flags *f);
     {OPTION_INTEGER, "kv-heads", &(f)->kv_heads, "N", "key/value heads (as heads)"},                                      \
     {OPTION_INTEGER, "ffn", &(f)->ffn, "N", "MLP width (8/3 of the width, rounded up to 32)"},                            \
     {OPTION_INTEGER, "seq-len", &(f)->seq_len, "N", "tokens a sequence (256)"},                                           \
-    {OPTION_INTEGER, "vocab", &(f)->vocab, "N", "vocabulary (the tokenizer's)"},                                          \
+    {OPTION_INTEGER, "vocab", &(f)->vocab, "N", "vocabulary (the tokenizer's; 256, bytes, without one)"},                                          \
     {OPTION_NUMBER, "rope-theta", &(f)->rope_theta, "X", "base of the rotary embedding (10000)"},                         \
     {OPTION_NUMBER, "norm-eps", &(f)->norm_eps, "X", "RMSNorm's epsilon (1e-5)"},                                         \
     {OPTION_FLAG, "untied", &(f)->untied, 0, "a head of its own instead of the embedding's transpose"}

@@ -50,6 +50,9 @@ static fathom_status read_shape(const options_result *parsed, const model_flags 
 {
     if (parsed->positional_count == 0)
         return model_flags_build(shape, 256, c, err);
+    if (!model_flags_untouched(shape))
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "%s: the shape is this model's: --layers, --mod and their kin do not go with it",
+                           parsed->positional[0]);
     char *path = path_join(parsed->positional[0], "config.json");
     fathom_status status = path ? hf_config_read(path, c, err) : status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
     free(path);
@@ -86,7 +89,7 @@ int command_flops(int argc, char **argv)
     if (status == FATHOM_OK)
         status = param_list_build(&c, &list, &err);
     if (status != FATHOM_OK)
-        return from_dir ? cli_fail(&err) : cli_usage(&err);
+        return from_dir && err.code != FATHOM_INVALID_ARGUMENT ? cli_fail(&err) : cli_usage(&err);
     const int64_t params = list.size;
     param_list_free(&list);
     const model_config plain = model_config_plain(&c);

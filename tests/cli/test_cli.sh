@@ -126,10 +126,37 @@ for i in 1 2 3 4 5; do cat "$work/bytes.txt" "$work/bytes.txt" >"$work/more" && 
 check "bytes that are not UTF-8 train" "$fathom" train --data "$work/bytes.txt" --out "$work/bytes" --steps 2 $shape
 check "a held-out file of its own" "$fathom" train --data "$work/text.txt" --val-data "$work/bytes.txt" --out "$work/val" --steps 2 $shape
 
+printf 'A text shorter than a sequence.' >"$work/one.txt"
+for routing in topk causal; do
+    for length in 30 32; do
+        "$fathom" eval "$work/run" --data "$work/one.txt" --routing $routing --seq-len $length >"$work/eval.$length"
+    done
+    check "$routing: rows behind the end of a text are not routed" cmp "$work/eval.30" "$work/eval.32"
+done
+"$fathom" eval "$work/run" --data "$work/text.txt" --batch 1 >"$work/eval.1"
+"$fathom" eval "$work/run" --data "$work/text.txt" --batch 7 >"$work/eval.7"
+check "eval is the same in batches of 1 and 7" cmp "$work/eval.1" "$work/eval.7"
+
+# A byte that the model has no id for ends a run; the steps that were made are kept.
+head -c 200000 /dev/zero >"$work/ids.bin"
+{ head -c 10000 /dev/zero; printf '\054\001'; cat "$work/ids.bin"; } >"$work/bad.bin"
+"$fathom" train --data "$work/ids.bin" --val-data "$work/bad.bin" --data-format nanogpt --vocab 256 --out "$work/stopped" --steps 6 --eval-tokens 0 $shape >/dev/null 2>"$work/err"
+check "held-out tokens that are none end a run" sh -c "test $? -eq 1 && grep -q 'token 5000: id 300' '$work/err'"
+check "which has its steps" sh -c "grep -q '\"step\": 6' '$work/stopped/trainer/state.json' && test -s '$work/stopped/model.safetensors'"
+
 sums() { (cd "$work/run" && find . -type f | sort | xargs cksum); }
 before=$(sums)
 train="$fathom train --out $work/new $shape --steps 5"
 refuses "convert of a reduced model" 1 "q8: is stored in q8" "$fathom" convert "$work/q8" "$work/again" --quantize bf16
+mkdir "$work/shards" && echo '{}' >"$work/shards/model.safetensors.index.json" && echo '{}' >"$work/shards/config.json"
+refuses "training onto a model of several files" 1 "already holds a model" "$fathom" train --data "$work/text.txt" --out "$work/shards" --steps 1 $shape
+check "which is left as it was" test "$(cat "$work/shards/config.json")" = '{}'
+refuses "flops of another shape than the model's" 2 "--layers, --mod" "$fathom" flops "$work/run" --layers 4
+refuses "a budget below a step" 1 "flops: 10000: less than half a step" "$fathom" train --data "$work/text.txt" --out "$work/new" --flops 1e4 $shape
+refuses "resuming what has not begun" 2 "has no checkpoint" "$fathom" train --data "$work/text.txt" --out "$work/new" --resume $shape
+refuses "resuming without data" 2 "does not say where" "$fathom" train --out "$work/run" --resume
+refuses "experts that take tokens by chance" 2 "--expert-router" "$fathom" bench decode --experts 4 --experts-per-token 1 --compare-mod $shape
+refuses "and in serving" 2 "--expert-router" "$fathom" bench serve --experts 4 --experts-per-token 1 --mod topk $shape
 refuses "convert onto a model" 1 "already holds a model" "$fathom" convert "$work/run" "$work/q8" --quantize q8
 for command in "generate --prompt a" "eval --data $work/text.txt" "inspect --text a" "calibrate --data $work/text.txt"; do
     # shellcheck disable=SC2086
@@ -169,7 +196,7 @@ refuses "routed block out of range" 2 "--mod-layers: 7" $train --data "$work/tex
 refuses "learning rate" 2 "lr" $train --data "$work/text.txt" --lr -1
 refuses "a run is not overwritten" 1 "$work/run" "$fathom" train --data "$work/text.txt" --out "$work/run" --steps 5 $shape $mod
 refuses "resume with another shape" 1 "config.json" "$fathom" train --data "$work/text.txt" --out "$work/run" --resume --steps 12 $shape
-refuses "resume with another learning rate" 1 "lr" "$fathom" train --data "$work/text.txt" --out "$work/run" --resume $shape $mod --lr 0.5
+refuses "resume with another learning rate" 1 "--lr: 0.5, the run's own is 0.001" "$fathom" train --data "$work/text.txt" --out "$work/run" --resume $shape $mod --lr 0.5
 refuses "resume with other data" 1 "data" "$fathom" train --data "$work/bytes.txt" --out "$work/run" --resume $shape $mod
 refuses "folder under a file" 1 "$work/text.txt" "$fathom" train --data "$work/text.txt" --out "$work/text.txt/run" --steps 2 $shape
 refuses "unwritable folder" 1 "/proc/fathom" "$fathom" train --data "$work/text.txt" --out /proc/fathom --steps 2 $shape
