@@ -23,7 +23,7 @@ JOBS := $(shell nproc 2>/dev/null || echo 2)
 
 all: setup
 	@cmake -S . -B $(BUILD) -DCMAKE_INSTALL_PREFIX=$(PREFIX) -DFATHOM_TESTS=OFF $(CMAKE_FLAGS) >$(BUILD).log 2>&1 || { cat $(BUILD).log; exit 1; }
-	@cmake --build $(BUILD) -j $(JOBS) --target fathom fathom_shared
+	@cmake --build $(BUILD) -j $(JOBS) --target fathom fathom_shared fathom_archive
 
 setup:
 	@scripts/setup.sh build
@@ -34,9 +34,9 @@ setup-test:
 demo: all
 	@scripts/demo.sh $(BUILD)/fathom
 
-TEXTS ?= ../shared/data
 OUT ?= study-out
 study: all
+	@[ -n "$(TEXTS)" ] || { echo "fathom: make study TEXTS=FOLDER: a folder with the texts that docs/isoflop.md names" >&2; exit 2; }
 	@scripts/setup.sh study
 	@scripts/study.sh "$(BUILD)/fathom" "$(TEXTS)" "$(OUT)"
 
@@ -67,6 +67,7 @@ fuzz:
 
 install: all
 	@cmake --install $(BUILD) --prefix $(PREFIX)
+	@[ "$$(id -u)" -ne 0 ] || ldconfig
 
 clean:
 	rm -rf $(BUILD) $(BUILD).log $(BUILD)-test $(BUILD)-asan $(BUILD)-interop $(BUILD)-tsan $(BUILD)-fuzz

@@ -39,6 +39,10 @@ if grep -q 'FATHOM_[AT]SAN:BOOL=ON' "$FATHOM_BUILD/CMakeCache.txt"; then
     cp "$FATHOM_BUILD/embed" "$work/embed" # a sanitized library cannot be linked into a plain program
 else
     check "examples/embed.c builds against it" $compile
+    archive=${pc%/pkgconfig/*}/libfathom.a
+    check "and with all of it inside" cc examples/embed.c -o "$work/embed-static" -I"$work/prefix/include" "$archive" \
+        $(pkg-config --static --libs-only-l --libs-only-other fathom | sed 's/-lfathom//')
+    check "the archive has no names but fathom.h's" sh -c "test -s '$archive' && ! nm -g --defined-only '$archive' | grep -E ' [TDBR] ' | grep -v ' fathom_'"
 fi
 seq 1 2000 >"$work/text.txt"
 "$fathom" train --data "$work/text.txt" --out "$work/run" --steps 5 --layers 2 --dim 32 --heads 2 --seq-len 96 --batch 2 --mod topk >/dev/null 2>&1
