@@ -43,7 +43,7 @@ static fathom_status evaluate(const eval_command *c, const fathom_model *model_h
     return status;
 }
 
-static int report(const eval_command *c, const evaluation *e, const corpus *data)
+static int report(const eval_command *c, const evaluation *e, const corpus *data, bool routes)
 {
     /* shards that do not tell: the bytes of what was predicted, or, without a tokenizer, none */
     const double tokens_per_byte = data->bytes < 0 ? (double)e->tokens / (double)e->bytes : (double)data->train.count / (double)data->bytes;
@@ -63,8 +63,10 @@ static int report(const eval_command *c, const evaluation *e, const corpus *data
     printf("loss %.4f nats/token, perplexity %.3f, ", e->loss, exp(e->loss));
     if (isfinite(bits_per_byte))
         printf("%.4f bits/byte ", bits_per_byte);
-    printf("on %lld tokens; %s routing, %.2f %% routed, %.4g forward FLOPs/token\n", (long long)e->tokens, c->routing, 100 * e->routed_fraction,
-           e->flops_per_token);
+    printf("on %lld tokens; ", (long long)e->tokens);
+    if (routes)
+        printf("%s routing, %.2f %% routed, ", c->routing, 100 * e->routed_fraction);
+    printf("%.4g forward FLOPs/token\n", e->flops_per_token);
     if (!isnan(e->router_accuracy))
         printf("the causal rule agrees with top-k on %.2f %% of (token, router or expert) pairs\n", 100 * e->router_accuracy);
     return EXIT_OK;
@@ -117,7 +119,7 @@ int command_eval(int argc, char **argv)
     status = fathom_model_load(parsed.positional[0], (int)c.threads, &loaded, &err);
     if (status == FATHOM_OK)
         status = evaluate(&c, loaded, &data, r, &e, &err);
-    const int code = status == FATHOM_OK ? report(&c, &e, &data) : cli_fail(&err);
+    const int code = status == FATHOM_OK ? report(&c, &e, &data, model_skipping_stages(&loaded->m.config) > 0) : cli_fail(&err);
     corpus_free(&data);
     fathom_model_free(loaded);
     options_free(&parsed);

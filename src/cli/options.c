@@ -94,13 +94,17 @@ static fathom_status set_from_json(const option *o, json_t *value, const char *p
         }
         return FATHOM_OK;
     }
-    return status_fail(err, FATHOM_INVALID_ARGUMENT, "%s: %s: value of the wrong type", path, o->name);
+    const char *const wanted = o->kind == OPTION_FLAG ? "true or false" : o->kind == OPTION_INTEGER ? "a whole number"
+                               : o->kind == OPTION_NUMBER ? "a number" : o->kind == OPTION_LIST ? "texts in an array" : "a text, in quotes";
+    return status_fail(err, FATHOM_INVALID_ARGUMENT, "%s: %s: must be %s", path, o->name, wanted);
 }
 
 static fathom_status read_config(const options_input *in, const char *path, options_result *out, fathom_error *err)
 {
     json_error_t problem;
     json_t *root = json_load_file(path, JSON_REJECT_DUPLICATES, &problem);
+    if (!root && problem.line < 0)
+        return status_fail(err, FATHOM_FORMAT, "%s: cannot read: %s", path, problem.text);
     if (!root)
         return status_fail(err, FATHOM_FORMAT, "%s: line %d: %s", path, problem.line, problem.text);
     out->config = root;

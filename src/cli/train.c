@@ -17,6 +17,7 @@ typedef struct train_command {
     option_list data, val_data;
     const char *out, *dtype, *init, *tokenizer, *data_format;
     bool resume, json, resumed, converts; /* a checkpoint goes on; a plain model gets routers */
+    bool routes; /* so that there are two losses */
     bool raw, nameless; /* ids that no tokenizer here explains */
     double val_fraction;
     int64_t threads, seed, capacity_warmup; /* -1: none, or with --init a fifth of the run */
@@ -46,7 +47,9 @@ static void show_step(void *user, const train_step_info *i)
 static void show_evaluation(void *user, const train_eval_info *i)
 {
     train_command *c = user;
-    if (isnan(i->topk.router_accuracy))
+    if (!c->routes)
+        progress_print(&c->progress, "step %lld: held-out loss %.4f", (long long)i->step, i->topk.loss);
+    else if (isnan(i->topk.router_accuracy))
         progress_print(&c->progress, "step %lld: held-out loss %.4f (topk) %.4f (causal)", (long long)i->step, i->topk.loss,
                        i->causal.loss);
     else
@@ -196,8 +199,10 @@ static int report(const train_command *c, const train_summary *s)
     }
     printf("%lld steps, %.3g tokens, %.3g FLOPs; training loss %.4f", (long long)s->steps, (double)s->tokens, s->flops,
            s->train_loss);
-    if (s->topk.tokens)
+    if (s->topk.tokens && c->routes)
         printf("; held-out loss %.4f (topk) %.4f (causal)", s->topk.loss, s->causal.loss);
+    else if (s->topk.tokens)
+        printf("; held-out loss %.4f", s->topk.loss);
     printf("; %.0f tokens/s; %s\n", s->tokens_per_s, c->out);
     return EXIT_OK;
 }
@@ -213,6 +218,7 @@ static fathom_status describe_plan(train_command *c, const model_config *config,
 {
     const int64_t routed = model_routed_layers(config);
     const bool experts = config->experts.count > 0;
+    c->routes = !model_causal_as_trained(config);
     const char *kind = !routed ? (experts ? "mixture-of-experts" : "plain") : experts ? "Mixture-of-Depths-and-Experts" : "Mixture-of-Depths";
     const train_memory memory = train_memory_plan(config, &c->options, heldout->count > 1, kn);
     progress_print(&c->progress, "%lld files, %.4g training tokens, %.4g held out%s", (long long)data->files,

@@ -175,6 +175,8 @@ refuses "unknown weights" 2 "--weights: q3" "$fathom" bench decode --weights q3
 refuses "unknown command" 2 "frobnicate" "$fathom" frobnicate
 refuses "unknown flag" 2 "--bogus" $train --data "$work/text.txt" --bogus 1
 refuses "unknown flag in --config" 2 "bogus" sh -c "echo '{\"bogus\": 1}' >$work/c.json; exec $train --config $work/c.json"
+refuses "a number for a text in --config" 2 "mod-capacity: must be a text" sh -c "echo '{\"mod-capacity\": 0.25}' >$work/c.json; exec $train --config $work/c.json"
+refuses "no such --config" 2 "none.json: cannot read" $train --config "$work/none.json"
 refuses "flag without value" 2 "--lr" $train --data "$work/text.txt" --lr
 refuses "not a number" 2 "--lr: fast" $train --data "$work/text.txt" --lr fast
 refuses "no data" 2 "--data" $train
@@ -231,6 +233,7 @@ refuses "budget of a model that is not calibrated" 1 "calibrate" "$fathom" eval 
 refuses "budget outside what was calibrated" 1 "budget" "$fathom" generate "$work/dial" --prompt a --max-tokens 5 --budget 0.95
 refuses "budget of top-k routing" 2 "--budget" "$fathom" eval "$work/dial" --data "$work/text.txt" --budget 0.1 --routing topk
 "$fathom" train --data "$work/text.txt" --out "$work/plain" --steps 2 $shape >/dev/null 2>&1
+check "a plain model's loss is one, and nothing is routed" sh -c "'$fathom' eval '$work/plain' --data '$work/text.txt' >'$work/out' && ! grep -q rout '$work/out'"
 refuses "calibrating a plain model" 1 "plain" "$fathom" calibrate "$work/plain" --data "$work/text.txt"
 refuses "calibrating without text" 2 "--data" "$fathom" calibrate "$work/dial"
 refuses "token-choice with a predictor" 2 "token-choice" "$fathom" flops --mod token-choice --mod-causal predictor
