@@ -233,6 +233,7 @@ static fathom_status measure(const bench_command *c, load *loads, int count, fig
                 status = throughput(&loads[j], c->streams, &at[rounds], err);
             at[2 * rounds] = at[rounds] / at[0];
             pair[j] = at[rounds];
+            at[3 * rounds] = at[4 * rounds] = NAN;
             if (status == FATHOM_OK && c->long_prompt > 0)
                 status = stall(&loads[j], &at[3 * rounds], &at[4 * rounds], err);
             if (status == FATHOM_OK && !c->json)

@@ -104,7 +104,7 @@ static fathom_status read_config(const options_input *in, const char *path, opti
     json_error_t problem;
     json_t *root = json_load_file(path, JSON_REJECT_DUPLICATES, &problem);
     if (!root && problem.line < 0)
-        return status_fail(err, FATHOM_FORMAT, "%s: cannot read: %s", path, problem.text);
+        return status_fail(err, FATHOM_NOT_FOUND, "--config: %s", problem.text);
     if (!root)
         return status_fail(err, FATHOM_FORMAT, "%s: line %d: %s", path, problem.line, problem.text);
     out->config = root;

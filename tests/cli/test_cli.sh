@@ -176,7 +176,7 @@ refuses "unknown command" 2 "frobnicate" "$fathom" frobnicate
 refuses "unknown flag" 2 "--bogus" $train --data "$work/text.txt" --bogus 1
 refuses "unknown flag in --config" 2 "bogus" sh -c "echo '{\"bogus\": 1}' >$work/c.json; exec $train --config $work/c.json"
 refuses "a number for a text in --config" 2 "mod-capacity: must be a text" sh -c "echo '{\"mod-capacity\": 0.25}' >$work/c.json; exec $train --config $work/c.json"
-refuses "no such --config" 2 "none.json: cannot read" $train --config "$work/none.json"
+refuses "no such --config" 1 "--config: unable to open $work/none.json" $train --config "$work/none.json"
 refuses "flag without value" 2 "--lr" $train --data "$work/text.txt" --lr
 refuses "not a number" 2 "--lr: fast" $train --data "$work/text.txt" --lr fast
 refuses "no data" 2 "--data" $train
