@@ -128,7 +128,7 @@ void engine_request_end(engine_request *r, fathom_finish finish, const fathom_er
 
 static bool ends_text(const engine_request *r, int32_t id)
 {
-    bool ends = id == r->model->m.config.eos_id;
+    bool ends = model_ends_text(&r->model->m.config, id);
     for (size_t i = 0; i < r->stop_id_count; i++)
         ends |= id == r->stop_ids[i];
     return ends;

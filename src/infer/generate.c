@@ -98,7 +98,7 @@ static fathom_status sample(fathom_generation *g, fathom_error *err)
 {
     const double began = timing_now();
     g->last = sampler_next(&g->pick, fathom_session_logits(g->session));
-    if (g->last == g->model->m.config.eos_id) {
+    if (model_ends_text(&g->model->m.config, g->last)) {
         text_stream_end(&g->out);
         return FATHOM_OK;
     }

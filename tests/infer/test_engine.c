@@ -344,7 +344,9 @@ static void stopping(void **state)
     submit(e, &a->request, &by_text);
     finish(e);
     a->request.options.stop_count = 0;
-    owner.m.config.eos_id = stop;
+    owner.m.config.eos_count = 2; /* the second of them; no token is the first */
+    owner.m.config.eos_id[0] = VOCAB;
+    owner.m.config.eos_id[1] = stop;
     submit(e, &a->request, &by_end);
     finish(e);
     const outcome *const stopped[] = {&by_id, &by_end};

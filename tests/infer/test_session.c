@@ -215,6 +215,14 @@ static void generate_stops_where_it_should(void **state)
     assert_int_equal(stopped.length, 4);
     assert_memory_equal(stopped.text, "bcde", 4);
     o.stop_count = 0;
+    const int32_t ends[] = {'z', 'e'}; /* any of a model's ends of text */
+    memcpy(owner.m.config.eos_id, ends, sizeof ends);
+    owner.m.config.eos_count = 2;
+    collected ended = {0};
+    assert_int_equal(fathom_generate(&owner, "a", 1, &o, collect, &ended, &stats, &err), FATHOM_OK);
+    assert_int_equal(ended.length, 3);
+    assert_memory_equal(ended.text, "bcd", 3);
+    owner.m.config.eos_count = 0;
     collected cancelled = {.limit = 3};
     assert_int_equal(fathom_generate(&owner, "a", 1, &o, collect, &cancelled, &stats, &err), FATHOM_OK);
     assert_int_equal(cancelled.length, 3);
