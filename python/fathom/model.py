@@ -69,7 +69,7 @@ class Model:
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str], threads: int = 0) -> Model:
-        """config.json, model.safetensors and tokenizer.json of a directory. threads: of the whole process, 0 = all processors.
+        """config.json, model.safetensors and tokenizer.json of a directory. threads: of every call that computes with it, 0 = all processors.
         Raises NotFoundError, FormatError, UnsupportedError, OutOfMemoryError."""
         handle = Handle("model", library.fathom_model_free)
         call(library.fathom_model_load, path_bytes(directory), integer("threads", threads, 0, 2**31 - 1), ctypes.byref(handle.pointer))

@@ -169,7 +169,7 @@ static int run(serve_command *c, const sigset_t *set)
     raise_file_limit(c->options.max_connections);
     fathom_status status = name ? open_log(c, &err) : status_fail(&err, FATHOM_OUT_OF_MEMORY, "out of memory");
     if (status == FATHOM_OK)
-        status = fathom_model_load(c->dir, c->options.threads, &model, &err);
+        status = fathom_model_load(c->dir, (int)c->threads, &model, &err);
     if (status == FATHOM_OK)
         status = server_start(model, &c->options, &s, &err);
     if (status == FATHOM_OK) {
@@ -238,7 +238,6 @@ int command_serve(int argc, char **argv)
     }
     const sigset_t set = block_signals();
     o->port = (int)c.port;
-    o->threads = (int)c.threads;
     o->engine.kv_bytes = c.kv_memory << 20;
     const int code = run(&c, &set);
     options_free(&parsed);

@@ -602,6 +602,7 @@ static void prefill(fathom_engine *e, bool alone)
 
 int64_t fathom_engine_step(fathom_engine *e)
 {
+    session_use_threads(e->model);
     e->stepping = true;
     sweep(e, &e->waiting);
     admit(e);
