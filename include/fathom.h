@@ -133,7 +133,7 @@ typedef struct fathom_logit_bias {
 } fathom_logit_bias;
 
 typedef struct fathom_generate_options {
-    int64_t max_tokens;        /* new tokens at most */
+    int64_t max_tokens;        /* new tokens at most; what does not fit the model's length is cut off */
     float temperature;         /* 0 = greedy */
     int32_t top_k;             /* 0 = off */
     float top_p;               /* 1 = off */
@@ -160,7 +160,7 @@ typedef struct fathom_generate_stats {
 typedef int (*fathom_text_callback)(const char *text, size_t bytes, void *user);
 
 FATHOM_API fathom_generate_options fathom_generate_defaults(void);
-/* Continues the prompt. stats may be NULL. A prompt of no tokens is refused. */
+/* Continues the prompt. stats may be NULL. A prompt of no tokens is refused, as is one of more than the model's length. */
 FATHOM_API fathom_status fathom_generate(const fathom_model *model, const char *prompt, size_t prompt_bytes,
                                          const fathom_generate_options *options, fathom_text_callback callback,
                                          void *user, fathom_generate_stats *stats, fathom_error *err);
@@ -235,7 +235,7 @@ typedef int (*fathom_event_callback)(const fathom_event *event, void *user);
 typedef struct fathom_engine_request {
     const int32_t *ids; /* the prompt, 1 token or more; copied, as are the options and their stop texts */
     size_t count;
-    fathom_generate_options options; /* max_tokens may be 0 with prompt_logprobs; what does not fit the model's length is cut off */
+    fathom_generate_options options; /* max_tokens may be 0 with prompt_logprobs */
     int top_logprobs;    /* how many likeliest tokens to tell with each, 0 to FATHOM_TOP_LOGPROBS_MAX; -1: no logprobs at all */
     int prompt_logprobs; /* not 0: events for the prompt's tokens too */
     const int32_t *stop_ids; /* tokens that end the text beside the model's end of text */

@@ -133,7 +133,7 @@ class Model:
                  frequency_penalty: float = 0.0, logit_bias: Mapping[int, float] | None = None) -> Generation:
         """Continues the prompt: an iterator of pieces of text, whole characters each.
 
-        max_tokens: new tokens at most. temperature: 0 = the likeliest token each time. top_k: sample among so many likeliest, 0 = off;
+        max_tokens: new tokens at most; the text ends where info.max_tokens is reached. temperature: 0 = the likeliest token each time. top_k: sample among so many likeliest, 0 = off;
         top_p: among the likeliest with that probability together; min_p: drop tokens below min_p times the likeliest one's probability.
         stop: end before any of these texts. budget: route this mean share of tokens, where `fathom calibrate` has prepared the model;
         0 = the model's own. presence_penalty (-2 to 2) is taken off the logit of every token that was generated, frequency_penalty as often

@@ -27,6 +27,9 @@ for key in tokens tokens_per_s prefill_tokens_per_s routed_fraction kv_bytes; do
     check "generate --json has $key" test -n "$(field "$work/gen.json" $key)"
 done
 check "generate --json has text" grep -q '"text"' "$work/gen.json"
+"$fathom" generate "$work/run" --prompt "0123456789" --json >"$work/gen.json" 2>"$work/err"
+check "a text ends at the model's length" test "$(field "$work/gen.json" tokens)" = 23
+check "and that is said" grep -q "^fathom: .*the model's length, 32 tokens" "$work/err"
 printf 'line 1\n\nline 22\r\nline 333\n' >"$work/prompts.txt"
 "$fathom" generate "$work/run" --prompts "$work/prompts.txt" --max-tokens 9 --temperature 0 >"$work/batch.out" 2>/dev/null
 check "generate --prompts answers every line" test "$(wc -l <"$work/batch.out")" -eq 3

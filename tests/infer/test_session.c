@@ -232,8 +232,18 @@ static void generate_stops_where_it_should(void **state)
     assert_int_equal(raw.length, 10);
     assert_memory_equal(raw.text, "\xC3\xC4\xC5\xC6\xC7\xC8\xC9\xCA\xCB\xCC", 10);
     assert_int_equal(fathom_generate(&owner, "", 0, &o, collect, &raw, &stats, &err), FATHOM_INVALID_ARGUMENT);
-    o.max_tokens = 301;
-    assert_int_equal(fathom_generate(&owner, "a", 1, &o, collect, &raw, &stats, &err), FATHOM_INVALID_ARGUMENT);
+    o.max_tokens = INT64_MAX; /* the last token needs no place */
+    char prompt[302];
+    memset(prompt, 'a', sizeof prompt);
+    for (size_t room = 1; room <= 3; room += 2) {
+        collected cut = {0};
+        assert_int_equal(fathom_generate(&owner, prompt, 301 - room, &o, collect, &cut, &stats, &err), FATHOM_OK);
+        assert_int_equal(cut.length, room);
+        assert_memory_equal(cut.text, "bcd", room);
+        assert_int_equal(stats.tokens, room);
+    }
+    assert_int_equal(fathom_generate(&owner, prompt, 301, &o, collect, &raw, &stats, &err), FATHOM_INVALID_ARGUMENT);
+    assert_non_null(strstr(err.message, "301 tokens"));
     release(&owner);
 }
 
