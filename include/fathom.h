@@ -133,7 +133,7 @@ typedef struct fathom_logit_bias {
 } fathom_logit_bias;
 
 typedef struct fathom_generate_options {
-    int64_t max_tokens;        /* new tokens at most; what does not fit the model's length is cut off */
+    int64_t max_tokens;        /* new tokens at most; what does not fit the model's length, or an engine's memory, is cut off */
     float temperature;         /* 0 = greedy */
     int32_t top_k;             /* 0 = off */
     float top_p;               /* 1 = off */
@@ -207,7 +207,7 @@ typedef enum fathom_event_kind {
 } fathom_event_kind;
 
 typedef enum fathom_finish {
-    FATHOM_FINISH_LENGTH, /* max_tokens, or the model's longest sequence */
+    FATHOM_FINISH_LENGTH, /* max_tokens, the model's longest sequence, or what the memory for keys and values holds of one */
     FATHOM_FINISH_STOP,   /* end of text, or a stop text */
     FATHOM_FINISH_FAILED  /* out of memory: see error */
 } fathom_finish;
@@ -246,7 +246,7 @@ typedef struct fathom_engine_request {
 enum { FATHOM_TOP_LOGPROBS_MAX = 20 };
 
 /* Queues a request; *id is its name in events and for cancelling. Refused with FATHOM_INVALID_ARGUMENT: options out of range, ids outside
- * the vocabulary, a prompt that leaves no room for a token within the model's length or could never fit the pages. No event comes yet. */
+ * the vocabulary, a prompt that the model's length or the memory for keys and values has no room for. No event comes yet. */
 FATHOM_API fathom_status fathom_engine_submit(fathom_engine *engine, const fathom_engine_request *request, int64_t *id,
                                               fathom_error *err);
 /* Frees the request's pages and place at once; no further event. An id that has ended is ignored. */

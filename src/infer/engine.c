@@ -238,16 +238,8 @@ void fathom_engine_free(fathom_engine *e)
 
 fathom_status fathom_engine_submit(fathom_engine *e, const fathom_engine_request *asked, int64_t *id, fathom_error *err)
 {
-    const model_config *c = &e->model->m.config;
     engine_request *r;
-    TRY(engine_request_new(e->model, asked, &r, err));
-    const int64_t most = r->prompt + max64(r->max_tokens - 1, 0), pages = kv_pages_for(c, most);
-    if (pages > e->pool->pages) {
-        engine_request_free(r);
-        return status_fail(err, FATHOM_INVALID_ARGUMENT,
-                           "prompt and max_tokens: %lld tokens may take %lld pages of keys and values, there are %lld", (long long)most,
-                           (long long)pages, (long long)e->pool->pages);
-    }
+    TRY(engine_request_new(e->model, asked, kv_tokens_in(&e->model->m.config, e->pool->pages), &r, err));
     *id = r->id = ++e->next_id;
     list_append(&e->waiting, r);
     return FATHOM_OK;

@@ -304,6 +304,18 @@ def uploads():
     s.stop()
 
 
+def memory():
+    """Less than the model's length needs: 128 tokens of a sequence."""
+    s = Server("--kv-memory", "1")
+    body = dict(messages=[{"role": "user", "content": "hi"}], logit_bias={"81": 100})
+    status, r = s.post("/v1/chat/completions", body)
+    check("a chat ends where the memory does", status == 200 and r["choices"][0]["finish_reason"] == "length" and
+          r["usage"]["total_tokens"] == 129, r)
+    status, r = s.complete(prompt="a" * 129, max_tokens=1)
+    check("a prompt beyond the memory", status == 400 and "memory for keys and values" in r["error"]["message"], r)
+    s.stop()
+
+
 def queue(s):
     clients = [start(s, SLOW) for _ in range(3)]  # one runs, two wait
     until = time.time() + 5
@@ -396,6 +408,7 @@ def main():
     check("the key", s.ask("GET", "/v1/models", headers={"Authorization": "Bearer secret"})[1]["data"][0]["id"] == "small")
     s.stop()
     uploads()
+    memory()
     s = Server("--max-active", "1", "--max-queue", "2")
     queue(s)
     s.stop()
