@@ -147,7 +147,7 @@ static int64_t pages_wanted(const model_config *c, const fathom_engine_options *
 {
     const int64_t one = kv_pages_for(c, c->seq_len), bytes = o->kv_bytes > 0 ? o->kv_bytes : (int64_t)2 << 30;
     const int64_t room = bytes / (int64_t)kv_page_bytes(c);
-    return max64(o->kv_bytes > 0 ? 1 : one, min64(room, one * o->max_active));
+    return max64(1, min64(room, one * o->max_active));
 }
 
 static fathom_status allocate(fathom_engine *e, fathom_error *err)

@@ -418,6 +418,27 @@ static void little_memory(void **state)
     }
 }
 
+/* Of itself an engine takes 2 GiB at most, also where that is less than one sequence of the model's length. */
+static void memory_has_a_bound(void **state)
+{
+    (void)state;
+    model_config c = tiny_config(MOD_ROUTER_NONE, MOD_GATE_RAW, MOD_CAUSAL_PREDICTOR);
+    c.heads = c.kv_heads = 256;
+    c.head_dim = 32;
+    c.seq_len = 16384; /* 4 GiB of keys and values */
+    fathom_model owner = {0};
+    fathom_engine_options options = fathom_engine_defaults();
+    fathom_engine *e;
+    fathom_error err;
+    const kernels kn = kernels_cpu();
+    options.max_active = 2;
+    assert_int_equal(model_init(&owner.m, &c, WEIGHT_F32, &kn, &err), FATHOM_OK);
+    assert_int_equal(fathom_engine_new(&owner, &options, &e, &err), FATHOM_OK);
+    assert_int_equal(fathom_engine_statistics(e).pages * (int64_t)kv_page_bytes(&c), INT64_C(2) << 30);
+    fathom_engine_free(e);
+    release(&owner);
+}
+
 static void expect_refused(fathom_engine *e, const fathom_engine_request *r, const char *word)
 {
     fathom_error err;
@@ -471,7 +492,7 @@ int main(void)
         cmocka_unit_test(alone_equals_a_session), cmocka_unit_test(among_others),   cmocka_unit_test(budgets_side_by_side),
         cmocka_unit_test(log_probabilities),      cmocka_unit_test(cancelling),     cmocka_unit_test(stopping),
         cmocka_unit_test(draws_do_not_depend_on_others), cmocka_unit_test(refusals),
-        cmocka_unit_test(little_memory),
+        cmocka_unit_test(little_memory), cmocka_unit_test(memory_has_a_bound),
     };
     return cmocka_run_group_tests_name("engine", tests, NULL, NULL);
 }
