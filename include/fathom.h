@@ -185,7 +185,7 @@ FATHOM_API fathom_generate_stats fathom_generation_stats(const fathom_generation
  * An engine belongs to one thread at a time and borrows its model. Callbacks run inside fathom_engine_step, on its thread; they may
  * submit and cancel. */
 typedef struct fathom_engine_options {
-    int64_t max_active;     /* sequences computed side by side; more wait their turn (32) */
+    int64_t max_active;     /* sequences computed side by side, 1 to 4096; more wait their turn (32) */
     int64_t kv_bytes;       /* memory for keys and values; 0 = for max_active sequences of the model's length, at most 2 GiB */
     int64_t prefill_tokens; /* prompt tokens that a step computes while others decode, at most (64) */
     int64_t kept_prefixes;  /* finished sequences whose keys are kept, as long as there is room, for prompts that begin alike (32) */

@@ -6,6 +6,7 @@
 #include "base/file.h"
 #include "cli/cli.h"
 #include "cli/generate.h"
+#include "infer/engine.h"
 
 typedef struct generate_command {
     const char *prompt, *prompts;
@@ -105,6 +106,9 @@ int command_generate(int argc, char **argv)
                                                                      : "--prompt: needed: the text to continue, or --prompts");
     else if (status == FATHOM_OK && c.prompts && c.json)
         status = status_fail(&err, FATHOM_INVALID_ARGUMENT, "--json: --prompts prints a JSON object a line by itself");
+    else if (status == FATHOM_OK && (c.max_active < 1 || c.max_active > ENGINE_MAX_ACTIVE))
+        status = status_fail(&err, FATHOM_INVALID_ARGUMENT, "--max-active: %lld: must be from 1 to %d", (long long)c.max_active,
+                             (int)ENGINE_MAX_ACTIVE);
     else if (status == FATHOM_OK && (c.top_k < 0 || c.top_k > INT32_MAX))
         status = status_fail(&err, FATHOM_INVALID_ARGUMENT, "--top-k: %lld: must be 0 (off) or above", (long long)c.top_k);
     if (status != FATHOM_OK) {

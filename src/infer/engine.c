@@ -132,8 +132,8 @@ void engine_set_visitor(fathom_engine *e, route_visitor visitor, void *user)
 
 static fathom_status check_options(const fathom_engine_options *o, fathom_error *err)
 {
-    if (o->max_active < 1 || o->max_active > 4096)
-        return status_fail(err, FATHOM_INVALID_ARGUMENT, "max_active: %lld: must be 1 to 4096", (long long)o->max_active);
+    if (o->max_active < 1 || o->max_active > ENGINE_MAX_ACTIVE)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "max_active: %lld: must be 1 to %d", (long long)o->max_active, (int)ENGINE_MAX_ACTIVE);
     if (o->kv_bytes < 0)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "kv_bytes: %lld: must be 0 or more", (long long)o->kv_bytes);
     if (o->prefill_tokens < 1)

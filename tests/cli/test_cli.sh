@@ -182,7 +182,9 @@ refuses "unknown routing" 2 "--routing: best" "$fathom" eval "$work/run" --data 
 refuses "prompt too long" 1 "at most 32" "$fathom" generate "$work/run" --prompt "$(cat "$work/short.txt" "$work/options.json")" --max-tokens 9
 refuses "a prompt and prompts" 2 "--prompts" "$fathom" generate "$work/run" --prompt a --prompts "$work/prompts.txt"
 refuses "no such prompts" 1 "$work/none" "$fathom" generate "$work/run" --prompts "$work/none"
-refuses "nobody active" 1 "max_active: 0" "$fathom" generate "$work/run" --prompts "$work/prompts.txt" --max-active 0
+for active in 0 4097 4611686018427387904; do
+    refuses "$active active" 2 "--max-active: $active" "$fathom" generate "$work/run" --prompts "$work/prompts.txt" --max-active $active
+done
 refuses "empty prompt" 1 "prompt" "$fathom" generate "$work/run" --prompt ""
 refuses "temperature" 1 "temperature" "$fathom" generate "$work/run" --prompt a --max-tokens 4 --temperature -1
 refuses "presence penalty" 1 "presence_penalty" "$fathom" generate "$work/run" --prompt a --max-tokens 4 --presence-penalty 3

@@ -21,6 +21,7 @@ refuses "serve nothing" 2 "directory" "$fathom" serve
 refuses "serve of no model" 1 "$work/none" "$fathom" serve "$work/none"
 refuses "port out of range" 2 "--port: 70000" "$fathom" serve "$work/run" --port 70000
 refuses "no queue below nothing" 2 "--max-queue: -1" "$fathom" serve "$work/run" --max-queue -1
+refuses "more active than the engine takes" 2 "--max-active: 4097" "$fathom" serve "$work/run" --max-active 4097
 refuses "no body limit of nothing" 2 "--max-body: 0" "$fathom" serve "$work/run" --max-body 0
 refuses "an empty key" 2 "--api-key" "$fathom" serve "$work/run" --api-key ""
 refuses "an unknown template" 2 "--chat-template: nonsense" "$fathom" serve "$work/run" --chat-template nonsense
