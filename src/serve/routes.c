@@ -75,6 +75,11 @@ static enum MHD_Result answer_model(exchange *x)
     return answer_problem(x, &x->problem);
 }
 
+static bool has_tokenizer(exchange *x, const char *field)
+{
+    return x->server->encoder || problem_set(&x->problem, 400, field, NULL, "%s: the model has no tokenizer", field);
+}
+
 /* {"prompt" or "text", "add_special_tokens"} -> *ids */
 static bool tokenize(exchange *x, const json_t *body, id_list *ids)
 {
@@ -85,8 +90,8 @@ static bool tokenize(exchange *x, const json_t *body, id_list *ids)
         return request_refuse(&x->problem, field, text, "must be a string");
     if (special && !json_is_boolean(special))
         return request_refuse(&x->problem, "add_special_tokens", special, "must be true or false");
-    if (!x->server->encoder)
-        return problem_set(&x->problem, 400, field, NULL, "%s: the model has no tokenizer", field);
+    if (!has_tokenizer(x, field))
+        return false;
     if (encoder_add(x->server->encoder, json_string_value(text), json_string_length(text), !special || json_is_true(special), ids, &err) ==
         FATHOM_OK)
         return true;
@@ -135,7 +140,7 @@ static enum MHD_Result answer_detokenize(exchange *x)
     const json_t *tokens = json_object_get(body, "tokens");
     if (body && !json_is_array(tokens))
         request_refuse(&x->problem, "tokens", tokens, "must be a list of token ids");
-    else if (body)
+    else if (body && has_tokenizer(x, "tokens"))
         request_ids(tokens, "tokens", x->server->info.vocab, &ids, &count, &x->problem);
     json_decref(body);
     const enum MHD_Result result = x->problem.status ? answer_problem(x, &x->problem) : answer_json(x, 200, detokenize(x, ids, count));

@@ -142,6 +142,16 @@ def specials():
     check("the server of special tokens ends with 0", s.stop() == 0)
 
 
+def without_tokenizer():
+    s = Server(model=FOLDER + "/ids")
+    for path, body in (("/tokenize", {"prompt": "a"}), ("/detokenize", {"tokens": [97]})):
+        status, r = s.post(path, body)
+        check(path + " without a tokenizer", status == 400 and "no tokenizer" in r["error"]["message"], (status, r))
+    status, r = s.complete(prompt=[97], max_tokens=3)
+    check("ids do without", status == 200 and r["usage"]["completion_tokens"] == 3, (status, r))
+    s.stop()
+
+
 def streams(s):
     body = dict(prompt="line", max_tokens=40, seed=5, n=2)
     whole, events = s.complete(**body)[1], s.stream("/v1/completions", body)
@@ -401,6 +411,7 @@ def main():
             check(part.__name__ + " ran", False, e)
     check("ends with 0", s.stop() == 0)
     specials()
+    without_tokenizer()
     s = Server("--max-active", "1", "--max-queue", "2", "--model-name", "small", env={"FATHOM_API_KEY": "secret"})
     check("a key is needed", s.complete(prompt="a")[0] == 401 and s.ask("GET", "/metrics")[0] == 401 and s.ask("GET", "/health")[0] == 200)
     wrong = [s.ask("GET", "/v1/models", headers={"Authorization": a})[0] for a in ("Bearer secre", "Bearer secrets", "Bearer ", "secret", "Basic secret")]

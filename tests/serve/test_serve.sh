@@ -16,6 +16,7 @@ sed -e "s/\"post_processor\": null/\"post_processor\": $template/" -e "s/\"norma
 "$fathom" train --data "$work/text.txt" --tokenizer "$work/around" --out "$work/special" --steps 1 --layers 2 --mod topk --dim 32 --heads 1 \
     --seq-len 64 --batch 1 --val-fraction 0 --threads 1 >"$work/train.out" 2>&1
 check "a model whose tokenizer puts tokens around a text" test $? -eq 0
+cp -r "$work/special" "$work/ids" && rm "$work/ids/tokenizer.json"
 check "serve --help" sh -c "'$fathom' serve --help | grep -q '^usage: fathom serve DIR'"
 refuses "serve nothing" 2 "directory" "$fathom" serve
 refuses "serve of no model" 1 "$work/none" "$fathom" serve "$work/none"
