@@ -12,7 +12,7 @@ single="[$(one '<s>'), {\"Sequence\": {\"id\": \"A\", \"type_id\": 0}}, $(one '<
 template="{\"type\": \"TemplateProcessing\", \"single\": $single, \"pair\": [], \"special_tokens\": {$(listed '<s>' 256), $(listed '<\/s>' 257)}}"
 mkdir "$work/around"
 sed -e "s/\"post_processor\": null/\"post_processor\": $template/" -e "s/\"normalizer\": null/\"normalizer\": {\"type\": \"NFC\"}/" \
-    -e "s/\"added_tokens\": \[\]/\"added_tokens\": [$(added '<s>' 256), $(added '<\/s>' 257)]/" "$work/run/tokenizer.json" >"$work/around/tokenizer.json"
+    -e "s/\"added_tokens\": \[\]/\"added_tokens\": [$(added '<s>' 256), $(added '<\/s>' 257), $(added "$(printf '%0400d' 0)" 258)]/" "$work/run/tokenizer.json" >"$work/around/tokenizer.json"
 "$fathom" train --data "$work/text.txt" --tokenizer "$work/around" --out "$work/special" --steps 1 --layers 2 --mod topk --dim 32 --heads 1 \
     --seq-len 64 --batch 1 --val-fraction 0 --threads 1 >"$work/train.out" 2>&1
 check "a model whose tokenizer puts tokens around a text" test $? -eq 0
