@@ -3,6 +3,9 @@
 #include <math.h>
 #include <stdio.h>
 
+#include <jansson.h>
+
+#include "base/temp.h"
 #include "infer/session.h"
 #include "model/tiny.h"
 
@@ -286,12 +289,39 @@ static void pieces_are_asked_for(void **state)
     release(&owner);
 }
 
+/* Without a token for every byte a tokenizer cannot take any text, but the model takes ids. */
+static void a_tokenizer_that_lacks_a_byte(void **state)
+{
+    (void)state;
+    fathom_model owner = make(0), *loaded;
+    fathom_error err;
+    size_t count;
+    int32_t ids[4];
+    assert_int_equal(model_save(&owner.m, "saved", &err), FATHOM_OK);
+    assert_int_equal(tokenizer_save(owner.tok, "saved/tokenizer.json", &err), FATHOM_OK);
+    json_t *root = json_load_file("saved/tokenizer.json", 0, NULL);
+    assert_int_equal(json_object_del(json_object_get(json_object_get(root, "model"), "vocab"), "q"), 0);
+    assert_int_equal(json_dump_file(root, "saved/tokenizer.json", 0), 0);
+    json_decref(root);
+    if (fathom_model_load("saved", 1, &loaded, &err) != FATHOM_OK)
+        fail_msg("%s", err.message);
+    assert_null(fathom_model_tokenizer(loaded));
+    assert_int_equal(fathom_encode(loaded, "a", 1, ids, 4, &count, &err), FATHOM_UNSUPPORTED);
+    assert_non_null(strstr(err.message, "byte 113"));
+    fathom_session *s = start(loaded);
+    append(s, (int32_t[]){1, 2}, 2);
+    fathom_session_free(s);
+    fathom_model_free(loaded);
+    release(&owner);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(prefill_equals_steps),           cmocka_unit_test(the_future_changes_nothing),
         cmocka_unit_test(the_cache_holds_routed_tokens),  cmocka_unit_test(bad_tokens_are_refused),
         cmocka_unit_test(generate_stops_where_it_should), cmocka_unit_test(pieces_are_asked_for),
+        temp_test(a_tokenizer_that_lacks_a_byte),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
