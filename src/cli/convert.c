@@ -7,6 +7,7 @@
 #include "base/file.h"
 #include "cli/cli.h"
 #include "format/hf_config.h"
+#include "format/hf_directory.h"
 #include "kernels/weight.h"
 #include "model/model.h"
 #include "text/corpus.h"
@@ -59,8 +60,10 @@ static fathom_status refuse_occupied(const char *dir, fathom_error *err)
     return FATHOM_OK;
 }
 
-static fathom_status copy_others(convert_command *c, fathom_error *err)
+/* Of a convert_command. */
+static fathom_status copy_others(void *user, fathom_error *err)
 {
+    convert_command *c = user;
     static const char *const others[] = {"tokenizer_config.json", "special_tokens_map.json", "generation_config.json",
                                          "tokenizer.model", "vocab.json", "merges.txt", "added_tokens.json", "chat_template.jinja"};
     bool copied;
@@ -102,14 +105,23 @@ static bool routers_read_text(const model_config *c)
     return c->mod.router != MOD_ROUTER_STOCHASTIC && c->mod.gate != MOD_GATE_ONE;
 }
 
-static fathom_status save_routed(const convert_command *c, const model *m, fathom_error *err)
+/* model_save, with the others before the model itself. */
+static fathom_status save(convert_command *c, const model *m, fathom_error *err)
+{
+    TRY(folder_create(c->dir, err));
+    TRY(hf_directory_write(c->dir, &m->config, m->store.type, err));
+    TRY(copy_others(c, err));
+    return model_save_values(m, c->dir, err);
+}
+
+static fathom_status save_routed(convert_command *c, const model *m, fathom_error *err)
 {
     model reduced = {0};
     if (!c->quantize)
-        return model_save(m, c->dir, err);
+        return save(c, m, err);
     fathom_status status = model_reduce(&reduced, m, c->done.type, err);
     if (status == FATHOM_OK)
-        status = model_save(&reduced, c->dir, err);
+        status = save(c, &reduced, err);
     model_free(&reduced);
     return status;
 }
@@ -130,8 +142,6 @@ static fathom_status convert_routed(convert_command *c, fathom_error *err)
     if (status == FATHOM_OK && routers_read_text(&config))
         status = start_routers(c, &m, err);
     if (status == FATHOM_OK)
-        status = folder_create(c->dir, err);
-    if (status == FATHOM_OK)
         status = save_routed(c, &m, err);
     model_free(&m);
     return status;
@@ -142,8 +152,7 @@ static fathom_status convert_routed(convert_command *c, fathom_error *err)
 static fathom_status convert(convert_command *c, fathom_error *err)
 {
     TRY(refuse_occupied(c->dir, err));
-    TRY(c->routes ? convert_routed(c, err) : model_convert(c->source, c->dir, &c->done, err));
-    return copy_others(c, err);
+    return c->routes ? convert_routed(c, err) : model_convert(c->source, c->dir, &c->done, err);
 }
 
 static fathom_status check(convert_command *c, const options_result *parsed, fathom_error *err)
@@ -157,6 +166,8 @@ static fathom_status check(convert_command *c, const options_result *parsed, fat
     c->source = parsed->positional[0];
     c->dir = parsed->positional[1];
     c->done.as_it_is = !c->quantize;
+    c->done.write_others = copy_others;
+    c->done.user = c;
     c->routes = !model_flags_untouched(&c->shape);
     if (c->data.count > 0 && !c->routes)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "--data: only new routers read text: --mod");

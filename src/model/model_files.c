@@ -238,6 +238,11 @@ fathom_status model_save(const model *m, const char *dir, fathom_error *err)
 {
     TRY(folder_create(dir, err));
     TRY(hf_directory_write(dir, &m->config, m->store.type, err));
+    return model_save_values(m, dir, err);
+}
+
+fathom_status model_save_values(const model *m, const char *dir, fathom_error *err)
+{
     char *values = path_join(dir, "model.safetensors");
     const fathom_status status = values ? write_values(m, values, err) : no_memory(err, 0);
     free(values);
@@ -333,17 +338,19 @@ static fathom_status transfer_values(const safetensors *file, const param_list *
     return status;
 }
 
-static fathom_status convert_files(const char *from, const char *to, const model_config *c, const safetensors *file, const param_list *list,
-                                   weight_type found, weight_type type, fathom_error *err)
+static fathom_status convert_files(const char *from, const char *to, const model_config *shape, const safetensors *file,
+                                   const param_list *list, weight_type found, const model_conversion *c, fathom_error *err)
 {
     TRY(folder_create(to, err));
-    TRY(hf_directory_code(to, c, err));
+    TRY(hf_directory_code(to, shape, err));
     char *config = path_join(from, "config.json"), *new_config = path_join(to, "config.json"), *values = path_join(to, "model.safetensors");
     fathom_status status = config && new_config && values ? FATHOM_OK : no_memory(err, 0);
     if (status == FATHOM_OK)
-        status = hf_config_copy(config, new_config, type, err);
+        status = hf_config_copy(config, new_config, c->type, err);
+    if (status == FATHOM_OK && c->write_others)
+        status = c->write_others(c->user, err);
     if (status == FATHOM_OK)
-        status = transfer_values(file, list, found, type, values, err);
+        status = transfer_values(file, list, found, c->type, values, err);
     free(config);
     free(new_config);
     free(values);
@@ -364,7 +371,7 @@ fathom_status model_convert(const char *from, const char *to, model_conversion *
     if (status == FATHOM_OK)
         status = check_unread(&list, found, &(param_block){.prefix = ""}, 1, file, err);
     if (status == FATHOM_OK)
-        status = convert_files(from, to, &config, file, &list, found, c->type, err);
+        status = convert_files(from, to, &config, file, &list, found, c, err);
     if (status == FATHOM_OK)
         c->source_bytes = (int64_t)safetensors_size(file);
     param_list_free(&list);

@@ -143,6 +143,19 @@ refuses "convert to a routed model without text" 1 "--data: needed with --mod to
 refuses "convert of text without routers" 2 "--data: only new routers" "$fathom" convert "$work/dense" "$work/again" --data "$work/text.txt"
 check "convert to random routing" "$fathom" convert "$work/dense" "$work/random" --mod stochastic --quantize q8
 check "the converted model runs" "$fathom" eval "$work/random" --data "$work/text.txt"
+cp -r "$work/dense" "$work/odd"
+rm "$work/odd/tokenizer.json"
+mkdir "$work/odd/tokenizer.json"
+for more in "" "--mod stochastic"; do
+    # shellcheck disable=SC2086
+    refuses "convert $more that does not come to its end" 1 "odd/tokenizer.json" "$fathom" convert "$work/odd" "$work/early" $more
+    check "leaves no model behind" test -e "$work/early/config.json" -a ! -e "$work/early/model.safetensors"
+    # shellcheck disable=SC2086
+    check "and can be done again" "$fathom" convert "$work/dense" "$work/early" $more
+    check "with the tokenizer" cmp "$work/dense/tokenizer.json" "$work/early/tokenizer.json"
+    check "and the source's generation_config.json" cmp "$work/dense/generation_config.json" "$work/early/generation_config.json"
+    rm -r "$work/early"
+done
 refuses "convert of a routed model to another" 1 "has routers or experts already" "$fathom" convert "$work/random" "$work/again" --mod stochastic
 refuses "convert to an unknown kind" 2 "--quantize: q3" "$fathom" convert "$work/run" "$work/again" --quantize q3
 refuses "training that cannot fit" 1 "recompute" $train --data "$work/text.txt" --batch 1000000 --seq-len 4096
