@@ -76,12 +76,10 @@ static fathom_status copy_others(void *user, fathom_error *err)
 
 static fathom_status routed_shape(const convert_command *c, model_config *config, fathom_error *err)
 {
-    char *path = path_join(c->source, "config.json");
-    fathom_status status = path ? hf_config_read(path, config, err) : status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
-    free(path);
-    if (status == FATHOM_OK && hf_config_is_ours(config))
-        status = status_fail(err, FATHOM_INVALID_ARGUMENT, "--mod: %s: has routers or experts already: --mod goes with a plain model", c->source);
-    return status == FATHOM_OK ? model_flags_route(&c->shape, config, err) : status;
+    TRY(model_read_config(c->source, config, err));
+    if (hf_config_is_ours(config))
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--mod: %s: has routers or experts already: --mod goes with a plain model", c->source);
+    return model_flags_route(&c->shape, config, err);
 }
 
 /* From text, by the model's own tokenizer. */

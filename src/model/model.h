@@ -28,6 +28,8 @@ fathom_status model_randomize(model *m, uint64_t seed, fathom_error *err);
 fathom_status model_put(model *m, const param_info *p, const float *host, fathom_error *err);
 /* The same model with its large matrices in fewer bits. from: an fp32 store. */
 fathom_status model_reduce(model *out, const model *from, weight_type type, fathom_error *err);
+/* Reads DIR/config.json and makes sure that DIR's model has every tensor in its shape, so that memory may be taken for it. */
+fathom_status model_read_config(const char *dir, model_config *out, fathom_error *err);
 /* Reads DIR/config.json and DIR's model (safetensors_open_model); every tensor must be there with its shape, and no other but
  * what says nothing new. The store is of the file's kind: bf16 and q8 stay what they are, F16 and what is mixed becomes fp32. */
 fathom_status model_load(model *out, const char *dir, const kernels *kn, fathom_error *err);

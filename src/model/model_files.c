@@ -114,6 +114,21 @@ static fathom_status check_unread(const param_list *list, weight_type type, cons
     return FATHOM_OK;
 }
 
+/* Every parameter is in the file, in its shape, before memory is taken for what config.json claims. */
+static fathom_status check_shapes(const safetensors *file, const param_list *list, weight_type type, fathom_error *err)
+{
+    for (int64_t i = 0; i < list->count; i++) {
+        const param_info *p = &list->items[i];
+        const safetensors_tensor *unused;
+        char name[TENSOR_NAME];
+        tensor_name(name, "", p, SCALE_SUFFIX);
+        TRY(safetensors_find_shaped(file, p->name, p->rank, p->shape, &unused, err));
+        if (p->large && type == WEIGHT_Q8)
+            TRY(safetensors_find_shaped(file, name, 1, p->shape, &unused, err));
+    }
+    return FATHOM_OK;
+}
+
 /* How DIR's large matrices are stored, and where each parameter is to be found. */
 static fathom_status open_folder(const char *dir, model_config *c, param_list *list, safetensors **file, weight_type *type, fathom_error *err)
 {
@@ -127,9 +142,22 @@ static fathom_status open_folder(const char *dir, model_config *c, param_list *l
         status = safetensors_open_model(dir, file, err);
     if (status == FATHOM_OK)
         status = param_list_build(c, list, err);
-    if (status == FATHOM_OK)
+    if (status == FATHOM_OK) {
         *type = file_type(*file, list);
+        status = check_shapes(*file, list, *type, err);
+    }
     free(path);
+    return status;
+}
+
+fathom_status model_read_config(const char *dir, model_config *out, fathom_error *err)
+{
+    param_list list;
+    safetensors *file;
+    weight_type type;
+    const fathom_status status = open_folder(dir, out, &list, &file, &type, err);
+    param_list_free(&list);
+    safetensors_close(file);
     return status;
 }
 
