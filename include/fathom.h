@@ -92,7 +92,8 @@ typedef struct fathom_model_info {
 } fathom_model_info;
 
 /* Loads the model directory dir (config.json, model.safetensors or the files that its index names, tokenizer.json). Without a
- * tokenizer.json that is read here only token ids serve: what takes text fails. threads: 0 = all processors.
+ * tokenizer.json that is read here only token ids serve: what takes text fails. threads: that each call which computes with the model uses,
+ * whichever thread makes it; 0 = all processors.
  * On success *out is owned by the caller: fathom_model_free. */
 FATHOM_API fathom_status fathom_model_load(const char *dir, int threads, fathom_model **out, fathom_error *err);
 FATHOM_API void fathom_model_free(fathom_model *model); /* NULL is fine */
@@ -132,7 +133,7 @@ typedef struct fathom_logit_bias {
 } fathom_logit_bias;
 
 typedef struct fathom_generate_options {
-    int64_t max_tokens;        /* new tokens at most */
+    int64_t max_tokens;        /* new tokens at most; what does not fit the model's length, or an engine's memory, is cut off */
     float temperature;         /* 0 = greedy */
     int32_t top_k;             /* 0 = off */
     float top_p;               /* 1 = off */
@@ -159,7 +160,7 @@ typedef struct fathom_generate_stats {
 typedef int (*fathom_text_callback)(const char *text, size_t bytes, void *user);
 
 FATHOM_API fathom_generate_options fathom_generate_defaults(void);
-/* Continues the prompt. stats may be NULL. A prompt of no tokens is refused. */
+/* Continues the prompt. stats may be NULL. A prompt of no tokens is refused, as is one of more than the model's length. */
 FATHOM_API fathom_status fathom_generate(const fathom_model *model, const char *prompt, size_t prompt_bytes,
                                          const fathom_generate_options *options, fathom_text_callback callback,
                                          void *user, fathom_generate_stats *stats, fathom_error *err);
@@ -184,7 +185,7 @@ FATHOM_API fathom_generate_stats fathom_generation_stats(const fathom_generation
  * An engine belongs to one thread at a time and borrows its model. Callbacks run inside fathom_engine_step, on its thread; they may
  * submit and cancel. */
 typedef struct fathom_engine_options {
-    int64_t max_active;     /* sequences computed side by side; more wait their turn (32) */
+    int64_t max_active;     /* sequences computed side by side, 1 to 4096; more wait their turn (32) */
     int64_t kv_bytes;       /* memory for keys and values; 0 = for max_active sequences of the model's length, at most 2 GiB */
     int64_t prefill_tokens; /* prompt tokens that a step computes while others decode, at most (64) */
     int64_t kept_prefixes;  /* finished sequences whose keys are kept, as long as there is room, for prompts that begin alike (32) */
@@ -206,7 +207,7 @@ typedef enum fathom_event_kind {
 } fathom_event_kind;
 
 typedef enum fathom_finish {
-    FATHOM_FINISH_LENGTH, /* max_tokens, or the model's longest sequence */
+    FATHOM_FINISH_LENGTH, /* max_tokens, the model's longest sequence, or what the memory for keys and values holds of one */
     FATHOM_FINISH_STOP,   /* end of text, or a stop text */
     FATHOM_FINISH_FAILED  /* out of memory: see error */
 } fathom_finish;
@@ -234,7 +235,7 @@ typedef int (*fathom_event_callback)(const fathom_event *event, void *user);
 typedef struct fathom_engine_request {
     const int32_t *ids; /* the prompt, 1 token or more; copied, as are the options and their stop texts */
     size_t count;
-    fathom_generate_options options; /* max_tokens may be 0 with prompt_logprobs; what does not fit the model's length is cut off */
+    fathom_generate_options options; /* max_tokens may be 0 with prompt_logprobs */
     int top_logprobs;    /* how many likeliest tokens to tell with each, 0 to FATHOM_TOP_LOGPROBS_MAX; -1: no logprobs at all */
     int prompt_logprobs; /* not 0: events for the prompt's tokens too */
     const int32_t *stop_ids; /* tokens that end the text beside the model's end of text */
@@ -245,7 +246,7 @@ typedef struct fathom_engine_request {
 enum { FATHOM_TOP_LOGPROBS_MAX = 20 };
 
 /* Queues a request; *id is its name in events and for cancelling. Refused with FATHOM_INVALID_ARGUMENT: options out of range, ids outside
- * the vocabulary, a prompt that leaves no room for a token within the model's length or could never fit the pages. No event comes yet. */
+ * the vocabulary, a prompt that the model's length or the memory for keys and values has no room for. No event comes yet. */
 FATHOM_API fathom_status fathom_engine_submit(fathom_engine *engine, const fathom_engine_request *request, int64_t *id,
                                               fathom_error *err);
 /* Frees the request's pages and place at once; no further event. An id that has ended is ignored. */

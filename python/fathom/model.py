@@ -69,7 +69,7 @@ class Model:
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str], threads: int = 0) -> Model:
-        """config.json, model.safetensors and tokenizer.json of a directory. threads: of the whole process, 0 = all processors.
+        """config.json, model.safetensors and tokenizer.json of a directory. threads: of every call that computes with it, 0 = all processors.
         Raises NotFoundError, FormatError, UnsupportedError, OutOfMemoryError."""
         handle = Handle("model", library.fathom_model_free)
         call(library.fathom_model_load, path_bytes(directory), integer("threads", threads, 0, 2**31 - 1), ctypes.byref(handle.pointer))
@@ -133,7 +133,7 @@ class Model:
                  frequency_penalty: float = 0.0, logit_bias: Mapping[int, float] | None = None) -> Generation:
         """Continues the prompt: an iterator of pieces of text, whole characters each.
 
-        max_tokens: new tokens at most. temperature: 0 = the likeliest token each time. top_k: sample among so many likeliest, 0 = off;
+        max_tokens: new tokens at most; the text ends where info.max_tokens is reached. temperature: 0 = the likeliest token each time. top_k: sample among so many likeliest, 0 = off;
         top_p: among the likeliest with that probability together; min_p: drop tokens below min_p times the likeliest one's probability.
         stop: end before any of these texts. budget: route this mean share of tokens, where `fathom calibrate` has prepared the model;
         0 = the model's own. presence_penalty (-2 to 2) is taken off the logit of every token that was generated, frequency_penalty as often

@@ -44,8 +44,10 @@ static fathom_status copy_file(const char *source, const char *dir, const char *
     return status;
 }
 
-static fathom_status copy_others(convert_command *c, fathom_error *err)
+/* Of a convert_command. */
+static fathom_status copy_others(void *user, fathom_error *err)
 {
+    convert_command *c = user;
     static const char *const others[] = {"tokenizer_config.json", "special_tokens_map.json", "generation_config.json",
                                          "tokenizer.model", "vocab.json", "merges.txt", "added_tokens.json", "chat_template.jinja"};
     bool copied;
@@ -58,12 +60,10 @@ static fathom_status copy_others(convert_command *c, fathom_error *err)
 
 static fathom_status routed_shape(const convert_command *c, model_config *config, fathom_error *err)
 {
-    char *path = path_join(c->source, "config.json");
-    fathom_status status = path ? hf_config_read(path, config, err) : status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
-    free(path);
-    if (status == FATHOM_OK && hf_config_is_ours(config))
-        status = status_fail(err, FATHOM_INVALID_ARGUMENT, "--mod: %s: has routers or experts already: --mod goes with a plain model", c->source);
-    return status == FATHOM_OK ? model_flags_route(&c->shape, config, err) : status;
+    TRY(model_read_config(c->source, config, err));
+    if (hf_config_is_ours(config))
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--mod: %s: has routers or experts already: --mod goes with a plain model", c->source);
+    return model_flags_route(&c->shape, config, err);
 }
 
 /* From text, by the model's own tokenizer. */
@@ -87,14 +87,23 @@ static bool routers_read_text(const model_config *c)
     return c->mod.router != MOD_ROUTER_STOCHASTIC && c->mod.gate != MOD_GATE_ONE;
 }
 
-static fathom_status save_routed(const convert_command *c, const model *m, fathom_error *err)
+/* model_save, with the others before the model itself. */
+static fathom_status save(convert_command *c, const model *m, fathom_error *err)
+{
+    TRY(folder_create(c->dir, err));
+    TRY(hf_directory_write(c->dir, &m->config, m->store.type, err));
+    TRY(copy_others(c, err));
+    return model_save_values(m, c->dir, err);
+}
+
+static fathom_status save_routed(convert_command *c, const model *m, fathom_error *err)
 {
     model reduced = {0};
     if (!c->quantize)
-        return model_save(m, c->dir, err);
+        return save(c, m, err);
     fathom_status status = model_reduce(&reduced, m, c->done.type, err);
     if (status == FATHOM_OK)
-        status = model_save(&reduced, c->dir, err);
+        status = save(c, &reduced, err);
     model_free(&reduced);
     return status;
 }
@@ -115,8 +124,6 @@ static fathom_status convert_routed(convert_command *c, fathom_error *err)
     if (status == FATHOM_OK && routers_read_text(&config))
         status = start_routers(c, &m, err);
     if (status == FATHOM_OK)
-        status = folder_create(c->dir, err);
-    if (status == FATHOM_OK)
         status = save_routed(c, &m, err);
     model_free(&m);
     return status;
@@ -128,8 +135,7 @@ static fathom_status convert(convert_command *c, fathom_error *err)
 {
     if (hf_directory_occupied(c->dir))
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "%s: already holds a model", c->dir);
-    TRY(c->routes ? convert_routed(c, err) : model_convert(c->source, c->dir, &c->done, err));
-    return copy_others(c, err);
+    return c->routes ? convert_routed(c, err) : model_convert(c->source, c->dir, &c->done, err);
 }
 
 static fathom_status check(convert_command *c, const options_result *parsed, fathom_error *err)
@@ -143,6 +149,8 @@ static fathom_status check(convert_command *c, const options_result *parsed, fat
     c->source = parsed->positional[0];
     c->dir = parsed->positional[1];
     c->done.as_it_is = !c->quantize;
+    c->done.write_others = copy_others;
+    c->done.user = c;
     c->routes = !model_flags_untouched(&c->shape);
     if (c->data.count > 0 && !c->routes)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "--data: only new routers read text: --mod");

@@ -6,6 +6,7 @@
 #include "base/file.h"
 #include "cli/cli.h"
 #include "cli/generate.h"
+#include "infer/engine.h"
 
 typedef struct generate_command {
     const char *prompt, *prompts;
@@ -62,6 +63,14 @@ static int report(const generate_command *c, const fathom_generate_stats *s)
     return EXIT_OK;
 }
 
+/* Less than was asked for, and neither a stop text nor the end of the text: the model takes no more. */
+static void tell_cut(const fathom_model *model, const fathom_generate_stats *s, int64_t max_tokens)
+{
+    const int64_t length = fathom_model_describe(model).max_tokens;
+    if (s->tokens < max_tokens && s->prompt_tokens + s->tokens > length)
+        fprintf(stderr, "fathom: the text ends at the model's length, %lld tokens\n", (long long)length);
+}
+
 int command_generate(int argc, char **argv)
 {
     const fathom_generate_options defaults = fathom_generate_defaults();
@@ -70,7 +79,7 @@ int command_generate(int argc, char **argv)
         {OPTION_TEXT, "prompt", &c.prompt, "TEXT", "text to continue"},
         {OPTION_TEXT, "prompts", &c.prompts, "FILE", "or many: one a line, in a .jsonl file {\"prompt\": TEXT}; one JSON object a line on stdout"},
         {OPTION_INTEGER, "max-active", &c.max_active, "N", "with --prompts: sequences computed side by side (32)"},
-        {OPTION_INTEGER, "max-tokens", &c.max_tokens, "N", "new tokens at most (128)"},
+        {OPTION_INTEGER, "max-tokens", &c.max_tokens, "N", "new tokens at most; the text ends at the model's length (128)"},
         {OPTION_NUMBER, "temperature", &c.temperature, "X", "0 = the likeliest token each time (0.8)"},
         {OPTION_INTEGER, "top-k", &c.top_k, "N", "sample among the N likeliest, 0 = off (0)"},
         {OPTION_NUMBER, "top-p", &c.top_p, "X", "sample among the likeliest with probability X together (1)"},
@@ -97,6 +106,9 @@ int command_generate(int argc, char **argv)
                                                                      : "--prompt: needed: the text to continue, or --prompts");
     else if (status == FATHOM_OK && c.prompts && c.json)
         status = status_fail(&err, FATHOM_INVALID_ARGUMENT, "--json: --prompts prints a JSON object a line by itself");
+    else if (status == FATHOM_OK && (c.max_active < 1 || c.max_active > ENGINE_MAX_ACTIVE))
+        status = status_fail(&err, FATHOM_INVALID_ARGUMENT, "--max-active: %lld: must be from 1 to %d", (long long)c.max_active,
+                             (int)ENGINE_MAX_ACTIVE);
     else if (status == FATHOM_OK && (c.top_k < 0 || c.top_k > INT32_MAX))
         status = status_fail(&err, FATHOM_INVALID_ARGUMENT, "--top-k: %lld: must be 0 (off) or above", (long long)c.top_k);
     if (status != FATHOM_OK) {
@@ -122,6 +134,8 @@ int command_generate(int argc, char **argv)
     if (status == FATHOM_OK && c.failed)
         status = status_fail(&err, FATHOM_OUT_OF_MEMORY, "out of memory");
     const int code = status == FATHOM_OK ? report(&c, &stats) : cli_fail(&err);
+    if (code == EXIT_OK)
+        tell_cut(loaded, &stats, c.max_tokens);
     free(c.text);
     fathom_model_free(loaded);
     options_free(&parsed);

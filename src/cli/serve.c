@@ -7,6 +7,7 @@
 
 #include "base/timing.h"
 #include "cli/cli.h"
+#include "infer/engine.h"
 #include "serve/server.h"
 
 enum { TICK_MS = 100, FILES_BESIDE = 64 }; /* descriptors that are not connections */
@@ -86,7 +87,7 @@ static fathom_status check(const serve_command *c, fathom_error *err)
     TRY(range("max-prompt", o->max_prompt, 0, most, err));
     TRY(range("max-n", o->max_n, 1, 1024, err));
     TRY(range("max-queue", o->max_queue, 0, 1000000, err));
-    TRY(range("max-active", o->engine.max_active, 1, 65536, err));
+    TRY(range("max-active", o->engine.max_active, 1, ENGINE_MAX_ACTIVE, err));
     TRY(range("max-connections", o->max_connections, 1, 1000000, err));
     TRY(range("kv-memory", c->kv_memory, 0, most >> 20, err));
     TRY(range("prefill-tokens", o->engine.prefill_tokens, 1, most, err));
@@ -169,7 +170,7 @@ static int run(serve_command *c, const sigset_t *set)
     raise_file_limit(c->options.max_connections);
     fathom_status status = name ? open_log(c, &err) : status_fail(&err, FATHOM_OUT_OF_MEMORY, "out of memory");
     if (status == FATHOM_OK)
-        status = fathom_model_load(c->dir, c->options.threads, &model, &err);
+        status = fathom_model_load(c->dir, (int)c->threads, &model, &err);
     if (status == FATHOM_OK)
         status = server_start(model, &c->options, &s, &err);
     if (status == FATHOM_OK) {
@@ -238,7 +239,6 @@ int command_serve(int argc, char **argv)
     }
     const sigset_t set = block_signals();
     o->port = (int)c.port;
-    o->threads = (int)c.threads;
     o->engine.kv_bytes = c.kv_memory << 20;
     const int code = run(&c, &set);
     options_free(&parsed);

@@ -127,20 +127,34 @@ static fathom_status check_supported(const json_fields *f, const model_config *c
     return check_sliding_window(f, c, err);
 }
 
-/* An id, null or nothing for none, or a list of which the first counts. */
-static fathom_status read_token_id(const json_fields *f, const char *name, int32_t *out, fathom_error *err)
+/* Element i of a list, or the one value. */
+static fathom_status read_token_id(const json_fields *f, const char *name, size_t i, int32_t *out, fathom_error *err)
 {
-    *out = -1;
-    if (!json_field_has(f, name))
-        return FATHOM_OK;
     const json_t *value = json_object_get(f->object, name);
     int64_t id;
     if (json_is_array(value))
-        value = json_array_get(value, 0);
+        value = json_array_get(value, i);
     TRY(json_value_int(f, name, value, &id, err));
     if (id < -1 || id > INT32_MAX)
         return json_value_refuse(f, name, value, FATHOM_FORMAT, "not a token id", err);
     *out = (int32_t)id;
+    return FATHOM_OK;
+}
+
+/* null, nothing or -1: none. Of a list of beginnings the first counts, any of the ends ends a text. */
+static fathom_status read_token_ids(const json_fields *f, model_config *c, fathom_error *err)
+{
+    const json_t *ends = json_object_get(f->object, "eos_token_id");
+    const size_t count = json_is_array(ends) ? json_array_size(ends) : 1;
+    if (json_field_has(f, "bos_token_id"))
+        TRY(read_token_id(f, "bos_token_id", 0, &c->bos_id, err));
+    if (!json_field_has(f, "eos_token_id"))
+        return FATHOM_OK;
+    if (count > MODEL_MAX_EOS)
+        return json_field_refuse(f, "eos_token_id", FATHOM_UNSUPPORTED, "more than 8", err);
+    for (size_t i = 0; i == 0 || i < count; i++)
+        TRY(read_token_id(f, "eos_token_id", i, &c->eos_id[i], err));
+    c->eos_count = count == 1 && c->eos_id[0] < 0 ? 0 : (int64_t)count;
     return FATHOM_OK;
 }
 
@@ -164,8 +178,7 @@ static fathom_status read_plain(const json_fields *f, model_config *c, fathom_er
     if (json_field_has(f, "tie_word_embeddings"))
         TRY(json_field_bool(f, "tie_word_embeddings", &c->tied, err));
     TRY(hf_rope_read(f, c, err));
-    TRY(read_token_id(f, "bos_token_id", &c->bos_id, err));
-    TRY(read_token_id(f, "eos_token_id", &c->eos_id, err));
+    TRY(read_token_ids(f, c, err));
     if (json_field_has(f, "head_dim"))
         return json_field_int(f, "head_dim", &c->head_dim, err);
     fathom_error problem;
@@ -341,10 +354,24 @@ fathom_status hf_config_read(const char *path, model_config *out, fathom_error *
 
 /* --- writing: 0, or below it when out of memory, as jansson's setters --- */
 
+/* One id is a number, as most readers expect it. */
+static json_t *ends_json(const model_config *c)
+{
+    if (c->eos_count <= 1)
+        return c->eos_count == 0 ? json_null() : json_integer(c->eos_id[0]);
+    json_t *list = json_array();
+    for (int64_t i = 0; i < c->eos_count; i++)
+        if (json_array_append_new(list, json_integer(c->eos_id[i])) != 0) {
+            json_decref(list);
+            return NULL;
+        }
+    return list;
+}
+
 static int put_token_ids(json_t *o, const model_config *c)
 {
     int failed = json_object_set_new(o, "bos_token_id", c->bos_id < 0 ? json_null() : json_integer(c->bos_id));
-    failed |= json_object_set_new(o, "eos_token_id", c->eos_id < 0 ? json_null() : json_integer(c->eos_id));
+    failed |= json_object_set_new(o, "eos_token_id", ends_json(c));
     return failed | json_object_set_new(o, "pad_token_id", json_null());
 }
 

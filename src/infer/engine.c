@@ -132,8 +132,8 @@ void engine_set_visitor(fathom_engine *e, route_visitor visitor, void *user)
 
 static fathom_status check_options(const fathom_engine_options *o, fathom_error *err)
 {
-    if (o->max_active < 1 || o->max_active > 4096)
-        return status_fail(err, FATHOM_INVALID_ARGUMENT, "max_active: %lld: must be 1 to 4096", (long long)o->max_active);
+    if (o->max_active < 1 || o->max_active > ENGINE_MAX_ACTIVE)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "max_active: %lld: must be 1 to %d", (long long)o->max_active, (int)ENGINE_MAX_ACTIVE);
     if (o->kv_bytes < 0)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "kv_bytes: %lld: must be 0 or more", (long long)o->kv_bytes);
     if (o->prefill_tokens < 1)
@@ -147,7 +147,7 @@ static int64_t pages_wanted(const model_config *c, const fathom_engine_options *
 {
     const int64_t one = kv_pages_for(c, c->seq_len), bytes = o->kv_bytes > 0 ? o->kv_bytes : (int64_t)2 << 30;
     const int64_t room = bytes / (int64_t)kv_page_bytes(c);
-    return max64(o->kv_bytes > 0 ? 1 : one, min64(room, one * o->max_active));
+    return max64(1, min64(room, one * o->max_active));
 }
 
 static fathom_status allocate(fathom_engine *e, fathom_error *err)
@@ -238,16 +238,8 @@ void fathom_engine_free(fathom_engine *e)
 
 fathom_status fathom_engine_submit(fathom_engine *e, const fathom_engine_request *asked, int64_t *id, fathom_error *err)
 {
-    const model_config *c = &e->model->m.config;
     engine_request *r;
-    TRY(engine_request_new(e->model, asked, &r, err));
-    const int64_t most = r->prompt + max64(r->max_tokens - 1, 0), pages = kv_pages_for(c, most);
-    if (pages > e->pool->pages) {
-        engine_request_free(r);
-        return status_fail(err, FATHOM_INVALID_ARGUMENT,
-                           "prompt and max_tokens: %lld tokens may take %lld pages of keys and values, there are %lld", (long long)most,
-                           (long long)pages, (long long)e->pool->pages);
-    }
+    TRY(engine_request_new(e->model, asked, kv_tokens_in(&e->model->m.config, e->pool->pages), &r, err));
     *id = r->id = ++e->next_id;
     list_append(&e->waiting, r);
     return FATHOM_OK;
@@ -602,6 +594,7 @@ static void prefill(fathom_engine *e, bool alone)
 
 int64_t fathom_engine_step(fathom_engine *e)
 {
+    session_use_threads(e->model);
     e->stepping = true;
     sweep(e, &e->waiting);
     admit(e);

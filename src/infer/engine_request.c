@@ -17,7 +17,7 @@ static fathom_status check_ids(const char *what, const int32_t *ids, size_t coun
     return FATHOM_OK;
 }
 
-static fathom_status check(const model_config *c, const fathom_engine_request *asked, fathom_error *err)
+static fathom_status check(const model_config *c, const fathom_engine_request *asked, int64_t held, fathom_error *err)
 {
     const int64_t least = asked->prompt_logprobs ? 0 : 1;
     if (asked->count == 0)
@@ -25,6 +25,10 @@ static fathom_status check(const model_config *c, const fathom_engine_request *a
     if (asked->count > (size_t)c->seq_len)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "prompt: %zu tokens: the model was made for sequences of at most %lld",
                            asked->count, (long long)c->seq_len);
+    if (asked->count > (size_t)held)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT,
+                           "prompt: %zu tokens: the memory for keys and values (kv_bytes) holds %lld of a sequence", asked->count,
+                           (long long)held);
     if (asked->options.max_tokens < least)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "max_tokens: %lld: must be %lld or more", (long long)asked->options.max_tokens,
                            (long long)least);
@@ -51,15 +55,16 @@ static fathom_status copy_ids(engine_request *r, const fathom_engine_request *as
     return FATHOM_OK;
 }
 
-fathom_status engine_request_new(const fathom_model *model, const fathom_engine_request *asked, engine_request **out, fathom_error *err)
+fathom_status engine_request_new(const fathom_model *model, const fathom_engine_request *asked, int64_t held, engine_request **out,
+                                 fathom_error *err)
 {
     const model_config *c = &model->m.config;
     *out = NULL;
-    TRY(check(c, asked, err));
+    TRY(check(c, asked, held, err));
     engine_request *r = calloc(1, sizeof *r);
     if (!r)
         return status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
-    const int64_t fitting = c->seq_len - (int64_t)asked->count + 1;
+    const int64_t fitting = (held < c->seq_len ? held : c->seq_len) - (int64_t)asked->count + 1; /* the last one's keys are never computed */
     *r = (engine_request){.model = model, .callback = asked->callback, .user = asked->user, .prompt = (int64_t)asked->count,
                           .known = (int64_t)asked->count, .budget = asked->options.budget, .wants_logprobs = asked->top_logprobs >= 0,
                           .wants_prompt = asked->prompt_logprobs != 0, .top = asked->top_logprobs > 0 ? (size_t)asked->top_logprobs : 0};
@@ -128,7 +133,7 @@ void engine_request_end(engine_request *r, fathom_finish finish, const fathom_er
 
 static bool ends_text(const engine_request *r, int32_t id)
 {
-    bool ends = id == r->model->m.config.eos_id;
+    bool ends = model_ends_text(&r->model->m.config, id);
     for (size_t i = 0; i < r->stop_id_count; i++)
         ends |= id == r->stop_ids[i];
     return ends;

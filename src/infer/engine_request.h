@@ -14,7 +14,7 @@ typedef struct engine_request {
     void *user;
     int32_t *ids;              /* [prompt + max_tokens] the prompt, then what was generated */
     int64_t prompt, known;     /* of ids: the prompt's; all so far */
-    int64_t max_tokens;        /* cut to the model's length */
+    int64_t max_tokens;        /* cut to the model's length, and to the memory's */
     int64_t told;              /* prompt tokens whose events were sent */
     int64_t cached;            /* of the prompt, shared with others */
     int64_t depth;             /* routed stages that the last computed token went through */
@@ -36,8 +36,9 @@ typedef struct engine_request {
     float logprob;
 } engine_request;
 
-/* Checks and copies. Pages are not its concern. */
-fathom_status engine_request_new(const fathom_model *model, const fathom_engine_request *asked, engine_request **out, fathom_error *err);
+/* Checks and copies. held: tokens whose keys there is memory for, at most; what goes beyond, as beyond the model's length, is cut off. */
+fathom_status engine_request_new(const fathom_model *model, const fathom_engine_request *asked, int64_t held, engine_request **out,
+                                 fathom_error *err);
 /* Its kv must hold no pages. */
 void engine_request_free(engine_request *r);
 

@@ -23,7 +23,8 @@ fathom_generate_options fathom_generate_defaults(void)
     return (fathom_generate_options){.max_tokens = 128, .temperature = 0.8f, .top_p = 1, .seed = 1};
 }
 
-static fathom_status prompt_ids(const fathom_model *model, const char *prompt, size_t bytes, int64_t max_tokens, id_list *ids,
+/* *max_tokens is cut to what fits the model's length: the last token is never appended. */
+static fathom_status prompt_ids(const fathom_model *model, const char *prompt, size_t bytes, id_list *ids, int64_t *max_tokens,
                                 fathom_error *err)
 {
     const tokenizer *tok;
@@ -31,13 +32,13 @@ static fathom_status prompt_ids(const fathom_model *model, const char *prompt, s
     TRY(tokenizer_encode(tok, prompt, bytes, true, ids, err));
     if (ids->count == 0)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "prompt: empty: a model continues at least one token");
-    if (max_tokens < 1)
-        return status_fail(err, FATHOM_INVALID_ARGUMENT, "max_tokens: %lld: must be 1 or more", (long long)max_tokens);
-    const int64_t limit = model->m.config.seq_len;
-    if (ids->count > (size_t)limit || max_tokens > limit - (int64_t)ids->count + 1)
-        return status_fail(err, FATHOM_INVALID_ARGUMENT,
-                           "prompt of %zu tokens and max_tokens %lld: the model was made for sequences of at most %lld",
-                           ids->count, (long long)max_tokens, (long long)limit);
+    if (*max_tokens < 1)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "max_tokens: %lld: must be 1 or more", (long long)*max_tokens);
+    const int64_t limit = model->m.config.seq_len, fitting = limit - (int64_t)ids->count + 1;
+    if (fitting < 1)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "prompt: %zu tokens: the model was made for sequences of at most %lld", ids->count,
+                           (long long)limit);
+    *max_tokens = *max_tokens < fitting ? *max_tokens : fitting;
     return FATHOM_OK;
 }
 
@@ -50,13 +51,13 @@ fathom_status fathom_generation_new(const fathom_model *model, const char *promp
         return status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
     g->model = model;
     g->max_tokens = options->max_tokens;
-    fathom_status status = prompt_ids(model, prompt, prompt_bytes, options->max_tokens, &g->prompt, err);
+    fathom_status status = prompt_ids(model, prompt, prompt_bytes, &g->prompt, &g->max_tokens, err);
     if (status == FATHOM_OK)
         status = sampler_init(&g->pick, options, model->m.config.vocab, err);
     if (status == FATHOM_OK)
         status = text_stream_init(&g->out, options->stop, options->stop_count, err);
     if (status == FATHOM_OK)
-        status = fathom_session_new(model, (int64_t)g->prompt.count + options->max_tokens - 1, &g->session, err);
+        status = fathom_session_new(model, (int64_t)g->prompt.count + g->max_tokens - 1, &g->session, err);
     if (status == FATHOM_OK)
         status = fathom_session_set_budget(g->session, options->budget, err);
     if (status != FATHOM_OK) {
@@ -98,7 +99,7 @@ static fathom_status sample(fathom_generation *g, fathom_error *err)
 {
     const double began = timing_now();
     g->last = sampler_next(&g->pick, fathom_session_logits(g->session));
-    if (g->last == g->model->m.config.eos_id) {
+    if (model_ends_text(&g->model->m.config, g->last)) {
         text_stream_end(&g->out);
         return FATHOM_OK;
     }

@@ -37,6 +37,12 @@ static fathom_status load_tokenizer(fathom_model *model, const char *path, fatho
     return FATHOM_OK;
 }
 
+void session_use_threads(const fathom_model *model)
+{
+    if (model->threads > 0)
+        threads_set(model->threads);
+}
+
 fathom_status session_tokenizer(const fathom_model *model, const tokenizer **out, fathom_error *err)
 {
     *out = model->tok;
@@ -46,11 +52,12 @@ fathom_status session_tokenizer(const fathom_model *model, const tokenizer **out
 fathom_status fathom_model_load(const char *dir, int threads, fathom_model **out, fathom_error *err)
 {
     *out = NULL;
-    threads_set(threads);
+    const int used = threads_set(threads);
     fathom_model *model = calloc(1, sizeof *model);
     char *path = path_join(dir, "tokenizer.json");
     fathom_status status = model && path ? FATHOM_OK : status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
     if (status == FATHOM_OK) {
+        model->threads = used;
         const kernels kn = kernels_cpu();
         status = model_load(&model->m, dir, &kn, err);
     }
@@ -167,6 +174,7 @@ fathom_status fathom_session_append(fathom_session *s, const int32_t *ids, size_
         if (ids[i] < 0 || ids[i] >= vocab)
             return status_fail(err, FATHOM_INVALID_ARGUMENT, "token %zu: id %d is outside the vocabulary of %lld", i,
                                (int)ids[i], (long long)vocab);
+    session_use_threads(s->model);
     kv_sequence *const sequence = &s->sequence;
     for (size_t done = 0; done < count;) {
         const int64_t left = (int64_t)(count - done), n = left < s->chunk ? left : s->chunk;

@@ -58,7 +58,7 @@ model_config model_config_default(void)
 {
     return (model_config){
         .vocab = 256, .dim = 128, .layers = 8, .heads = 4, .kv_heads = 4, .head_dim = 32, .ffn = 352, .seq_len = 256,
-        .rope_theta = 10000, .norm_eps = 1e-5f, .tied = true, .bos_id = -1, .eos_id = -1,
+        .rope_theta = 10000, .norm_eps = 1e-5f, .tied = true, .bos_id = -1,
         .mod = {.router = MOD_ROUTER_NONE, .gate = MOD_GATE_RAW, .causal = MOD_CAUSAL_PREDICTOR, .aux_weight = 0.01f},
         .experts = {.balance_weight = 0.01f},
     };
@@ -127,7 +127,9 @@ static fathom_status check_sizes(const model_config *c, fathom_error *err)
     TRY(check_range("intermediate_size", c->ffn, 1, MAX_WIDTH, err));
     TRY(check_range("max_position_embeddings", c->seq_len, 1, MAX_SEQ_LEN, err));
     TRY(check_range("bos_token_id", c->bos_id, -1, c->vocab - 1, err));
-    TRY(check_range("eos_token_id", c->eos_id, -1, c->vocab - 1, err));
+    TRY(check_range("eos_token_id: how many", c->eos_count, 0, MODEL_MAX_EOS, err));
+    for (int64_t i = 0; i < c->eos_count; i++)
+        TRY(check_range("eos_token_id", c->eos_id[i], 0, c->vocab - 1, err));
     if (c->heads % c->kv_heads != 0)
         return status_fail(err, FATHOM_INVALID_ARGUMENT,
                            "num_attention_heads: %lld is not divisible by num_key_value_heads %lld",
@@ -386,12 +388,25 @@ static bool same_rope(const model_config *a, const model_config *b)
             a->scaling.original == b->scaling.original);
 }
 
+static bool same_eos(const model_config *a, const model_config *b)
+{
+    return a->eos_count == b->eos_count && memcmp(a->eos_id, b->eos_id, (size_t)a->eos_count * sizeof *a->eos_id) == 0;
+}
+
+bool model_ends_text(const model_config *c, int32_t id)
+{
+    bool ends = false;
+    for (int64_t i = 0; i < c->eos_count; i++)
+        ends |= id == c->eos_id[i];
+    return ends;
+}
+
 bool model_config_equal(const model_config *a, const model_config *b)
 {
     if (a->vocab != b->vocab || a->dim != b->dim || a->layers != b->layers || a->heads != b->heads ||
         a->kv_heads != b->kv_heads || a->head_dim != b->head_dim || a->ffn != b->ffn || a->seq_len != b->seq_len ||
         model_has_qkv_bias(a) != model_has_qkv_bias(b) || !same_rope(a, b) || a->norm_eps != b->norm_eps || a->tied != b->tied ||
-        a->bos_id != b->bos_id || a->eos_id != b->eos_id || a->mod.router != b->mod.router)
+        a->bos_id != b->bos_id || !same_eos(a, b) || a->mod.router != b->mod.router)
         return false;
     if (a->experts.count != b->experts.count ||
         (a->experts.count > 0 &&

@@ -13,7 +13,7 @@
 
 #include "base/status.h"
 
-enum { MODEL_MAX_LAYERS = 256, MODEL_MAX_STAGES = 2 * MODEL_MAX_LAYERS, MODEL_MAX_BUDGETS = 16, MODEL_MAX_EXPERTS = 256 };
+enum { MODEL_MAX_LAYERS = 256, MODEL_MAX_STAGES = 2 * MODEL_MAX_LAYERS, MODEL_MAX_BUDGETS = 16, MODEL_MAX_EXPERTS = 256, MODEL_MAX_EOS = 8 };
 
 /* Each list: X(NAME, "text as on the command line and in config.json"). */
 #define MOD_ROUTER_LIST(X) X(NONE, "none") X(TOPK, "topk") X(STOCHASTIC, "stochastic") \
@@ -62,7 +62,9 @@ typedef struct model_config {
         int64_t original;     /* original_max_position_embeddings */
     } scaling;
     bool tied;                /* the head is the embedding's transpose */
-    int32_t bos_id, eos_id;   /* -1: none */
+    int32_t bos_id;           /* -1: none */
+    int32_t eos_id[MODEL_MAX_EOS]; /* [eos_count] each ends a text */
+    int64_t eos_count;
     struct {
         mod_router router;    /* NONE for a plain model */
         mod_gate gate;
@@ -121,6 +123,9 @@ fathom_status model_config_set_head_dim(model_config *c, fathom_error *err);
 
 /* The same model: same parameters, same mathematics. Routing fields of a plain model do not count, nor does calibration. */
 bool model_config_equal(const model_config *a, const model_config *b);
+
+/* Is the token one of those that end a text? */
+bool model_ends_text(const model_config *c, int32_t id);
 
 /* What runs in a stage of a layer. */
 typedef struct model_stage {

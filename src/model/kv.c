@@ -15,6 +15,11 @@ int64_t kv_pages_for(const model_config *c, int64_t tokens)
     return c->layers * pages_of(tokens);
 }
 
+int64_t kv_tokens_in(const model_config *c, int64_t pages)
+{
+    return pages / c->layers * KV_PAGE_TOKENS;
+}
+
 static int64_t page_floats(const model_config *c)
 {
     return c->kv_heads * KV_PAGE_TOKENS * c->head_dim;

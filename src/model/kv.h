@@ -42,6 +42,8 @@ typedef struct kv_pool {
 
 /* The pages that a sequence of so many tokens takes at most, all layers together. */
 int64_t kv_pages_for(const model_config *c, int64_t tokens);
+/* The longest sequence that so many pages hold, whatever is routed. */
+int64_t kv_tokens_in(const model_config *c, int64_t pages);
 size_t kv_page_bytes(const model_config *c);
 
 /* kn is borrowed. sequences, rows: the most that one pass appends to, and the most rows it appends. */

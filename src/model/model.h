@@ -28,11 +28,15 @@ fathom_status model_randomize(model *m, uint64_t seed, fathom_error *err);
 fathom_status model_put(model *m, const param_info *p, const float *host, fathom_error *err);
 /* The same model with its large matrices in fewer bits. from: an fp32 store. */
 fathom_status model_reduce(model *out, const model *from, weight_type type, fathom_error *err);
+/* Reads DIR/config.json and makes sure that DIR's model has every tensor in its shape, so that memory may be taken for it. */
+fathom_status model_read_config(const char *dir, model_config *out, fathom_error *err);
 /* Reads DIR/config.json and DIR's model (safetensors_open_model); every tensor must be there with its shape, and no other but
  * what says nothing new. The store is of the file's kind: bf16 and q8 stay what they are, F16 and what is mixed becomes fp32. */
 fathom_status model_load(model *out, const char *dir, const kernels *kn, fathom_error *err);
-/* Writes DIR/model.safetensors of any store and what describes it (format/hf_directory.h). */
+/* Writes what describes a model of any store (format/hf_directory.h), then DIR/model.safetensors. */
 fathom_status model_save(const model *m, const char *dir, fathom_error *err);
+/* The latter alone. */
+fathom_status model_save_values(const model *m, const char *dir, fathom_error *err);
 /* Reads the parameters from one file into an fp32 model of that shape; bf16 is widened, q8 refused. */
 fathom_status model_read_values(model *m, const char *path, fathom_error *err);
 /* The same from the model in a folder. adds_routers: it need not have what routes (".mod." in its name): that then keeps its values. */
@@ -43,6 +47,9 @@ fathom_status model_read_folder(model *m, const char *dir, bool adds_routers, fa
 typedef struct model_conversion {
     bool as_it_is;        /* large matrices keep their type (F16 becomes fp32), which `type` then tells */
     weight_type type;     /* of the large matrices; from q8 there is no way back */
+    /* Writes what else belongs in the folder `to`, before model.safetensors, by which a folder counts as whole; may be NULL. */
+    fathom_status (*write_others)(void *user, fathom_error *err);
+    void *user;
     int64_t source_bytes; /* out: of the source's safetensors files */
 } model_conversion;
 fathom_status model_convert(const char *from, const char *to, model_conversion *c, fathom_error *err);

@@ -114,6 +114,21 @@ static fathom_status check_unread(const param_list *list, weight_type type, cons
     return FATHOM_OK;
 }
 
+/* Every parameter is in the file, in its shape, before memory is taken for what config.json claims. */
+static fathom_status check_shapes(const safetensors *file, const param_list *list, weight_type type, fathom_error *err)
+{
+    for (int64_t i = 0; i < list->count; i++) {
+        const param_info *p = &list->items[i];
+        const safetensors_tensor *unused;
+        char name[TENSOR_NAME];
+        tensor_name(name, "", p, SCALE_SUFFIX);
+        TRY(safetensors_find_shaped(file, p->name, p->rank, p->shape, &unused, err));
+        if (p->large && type == WEIGHT_Q8)
+            TRY(safetensors_find_shaped(file, name, 1, p->shape, &unused, err));
+    }
+    return FATHOM_OK;
+}
+
 /* How DIR's large matrices are stored, and where each parameter is to be found. */
 static fathom_status open_folder(const char *dir, model_config *c, param_list *list, safetensors **file, weight_type *type, fathom_error *err)
 {
@@ -127,9 +142,22 @@ static fathom_status open_folder(const char *dir, model_config *c, param_list *l
         status = safetensors_open_model(dir, file, err);
     if (status == FATHOM_OK)
         status = param_list_build(c, list, err);
-    if (status == FATHOM_OK)
+    if (status == FATHOM_OK) {
         *type = file_type(*file, list);
+        status = check_shapes(*file, list, *type, err);
+    }
     free(path);
+    return status;
+}
+
+fathom_status model_read_config(const char *dir, model_config *out, fathom_error *err)
+{
+    param_list list;
+    safetensors *file;
+    weight_type type;
+    const fathom_status status = open_folder(dir, out, &list, &file, &type, err);
+    param_list_free(&list);
+    safetensors_close(file);
     return status;
 }
 
@@ -238,6 +266,11 @@ fathom_status model_save(const model *m, const char *dir, fathom_error *err)
 {
     TRY(folder_create(dir, err));
     TRY(hf_directory_write(dir, &m->config, m->store.type, err));
+    return model_save_values(m, dir, err);
+}
+
+fathom_status model_save_values(const model *m, const char *dir, fathom_error *err)
+{
     char *values = path_join(dir, "model.safetensors");
     const fathom_status status = values ? write_values(m, values, err) : no_memory(err, 0);
     free(values);
@@ -333,17 +366,19 @@ static fathom_status transfer_values(const safetensors *file, const param_list *
     return status;
 }
 
-static fathom_status convert_files(const char *from, const char *to, const model_config *c, const safetensors *file, const param_list *list,
-                                   weight_type found, weight_type type, fathom_error *err)
+static fathom_status convert_files(const char *from, const char *to, const model_config *shape, const safetensors *file,
+                                   const param_list *list, weight_type found, const model_conversion *c, fathom_error *err)
 {
     TRY(folder_create(to, err));
-    TRY(hf_directory_code(to, c, err));
+    TRY(hf_directory_code(to, shape, err));
     char *config = path_join(from, "config.json"), *new_config = path_join(to, "config.json"), *values = path_join(to, "model.safetensors");
     fathom_status status = config && new_config && values ? FATHOM_OK : no_memory(err, 0);
     if (status == FATHOM_OK)
-        status = hf_config_copy(config, new_config, type, err);
+        status = hf_config_copy(config, new_config, c->type, err);
+    if (status == FATHOM_OK && c->write_others)
+        status = c->write_others(c->user, err);
     if (status == FATHOM_OK)
-        status = transfer_values(file, list, found, type, values, err);
+        status = transfer_values(file, list, found, c->type, values, err);
     free(config);
     free(new_config);
     free(values);
@@ -364,7 +399,7 @@ fathom_status model_convert(const char *from, const char *to, model_conversion *
     if (status == FATHOM_OK)
         status = check_unread(&list, found, &(param_block){.prefix = ""}, 1, file, err);
     if (status == FATHOM_OK)
-        status = convert_files(from, to, &config, file, &list, found, c->type, err);
+        status = convert_files(from, to, &config, file, &list, found, c, err);
     if (status == FATHOM_OK)
         c->source_bytes = (int64_t)safetensors_size(file);
     param_list_free(&list);

@@ -12,7 +12,7 @@
 
 enum {
     DISCARD_FACTOR = 4, /* bodies of so many times the limit are read to be refused; longer ones end the connection */
-    BODIES = 16,        /* longest bodies held at once */
+    BODIES = 16,        /* longest bodies, or answers of that length, held at once */
     SMALL_BODY = 65536, /* bytes: is held whatever others hold; connections bound these */
 };
 
@@ -92,11 +92,28 @@ void exchange_drop_body(exchange *x)
     text_buffer_free(&x->body);
 }
 
+/* Is there room for `bytes` of one exchange, which are counted already? */
+static bool fits(const server *s, size_t bytes)
+{
+    return bytes <= SMALL_BODY || s->body_bytes <= (size_t)(BODIES * s->options.max_body);
+}
+
+static bool overloaded(exchange *x)
+{
+    return problem_set(&x->problem, 503, NULL, "overloaded", "too many large requests at once: try again later");
+}
+
 static void refuse_body(exchange *x)
 {
     problem_set(&x->problem, 413, NULL, NULL, "body: more than %lld bytes, the most that this server takes",
                 (long long)x->server->options.max_body);
     exchange_drop_body(x);
+}
+
+bool answer_too_long(exchange *x, const char *field)
+{
+    return problem_set(&x->problem, 400, field, NULL, "%s: the answer has more than %lld bytes, the most that this server gives (--max-body)",
+                       field, (long long)x->server->options.max_body);
 }
 
 /* A part of the body. False: enough is enough. */
@@ -112,9 +129,9 @@ static bool take_body(exchange *x, const char *data, size_t bytes)
     const size_t before = x->body.capacity;
     const bool added = text_buffer_add(&x->body, data, bytes, NULL) == FATHOM_OK;
     s->body_bytes += x->body.capacity - before;
-    if (added && (x->body.capacity <= SMALL_BODY || s->body_bytes <= (size_t)(BODIES * most)))
+    if (added && fits(s, x->body.capacity))
         return true;
-    problem_set(&x->problem, 503, NULL, "overloaded", "too many large requests at once: try again later");
+    overloaded(x);
     exchange_drop_body(x);
     return true;
 }
@@ -212,6 +229,7 @@ void exchange_completed(void *user, struct MHD_Connection *mhd, void **context, 
         job_drop(x->job);
     s->logprob_entries -= x->logprob_entries;
     exchange_drop_body(x);
+    s->body_bytes -= x->answer_bytes;
     set_answering(x, false);
     free(x);
     *context = NULL;
@@ -275,10 +293,32 @@ enum MHD_Result answer_text(exchange *x, int status, const char *type, char *tex
     return answer_queue(x, status, response);
 }
 
+static char *json_text(const json_t *object)
+{
+    return object ? json_dumps(object, JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL;
+}
+
+enum MHD_Result answer_long(exchange *x, const char *field, json_t *object)
+{
+    server *s = x->server;
+    char *text = json_text(object);
+    json_decref(object);
+    const size_t bytes = text ? strlen(text) : 0;
+    exchange_drop_body(x);
+    s->body_bytes += bytes;
+    if ((int64_t)bytes > s->options.max_body ? answer_too_long(x, field) : fits(s, bytes) || overloaded(x)) {
+        x->answer_bytes = bytes;
+        return answer_text(x, 200, "application/json", text);
+    }
+    s->body_bytes -= bytes;
+    free(text);
+    return answer_problem(x, &x->problem);
+}
+
 enum MHD_Result answer_json(exchange *x, int status, json_t *object)
 {
     static const char failed[] = "{\"error\":{\"message\":\"out of memory\",\"type\":\"server_error\",\"param\":null,\"code\":null}}";
-    char *text = object ? json_dumps(object, JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL;
+    char *text = json_text(object);
     json_decref(object);
     if (!text) {
         text = strdup(failed);

@@ -32,7 +32,7 @@ struct server {
     metrics counts;
     int32_t chat_end; /* the token that ends a chat's message; -1: there is none */
     uint64_t serial;
-    size_t body_bytes;       /* held for all exchanges together */
+    size_t body_bytes;       /* of bodies and long answers, held for all exchanges together */
     int64_t logprob_entries; /* that their answers may have */
 
     pthread_mutex_t lock;
@@ -49,6 +49,7 @@ typedef struct exchange {
     double began;
     text_buffer body;
     int64_t received;
+    size_t answer_bytes; /* of server's body_bytes */
     serve_problem problem; /* found before the body was complete: the answer, once it is */
     int status;
     job *job; /* the routes that generate */
@@ -76,6 +77,11 @@ void exchange_drop_body(exchange *x);
 
 /* Answers. The first takes the reference; NULL is "out of memory". */
 enum MHD_Result answer_json(exchange *x, int status, json_t *object);
+/* For an answer that may be many times its request: in the body's place it counts among what all exchanges hold, as long as the client takes
+ * to read it. field: what asks for it. Takes the reference. */
+enum MHD_Result answer_long(exchange *x, const char *field, json_t *object);
+/* False: the answer that field asks for would be longer than answer_long gives. */
+bool answer_too_long(exchange *x, const char *field);
 /* text is malloc'd and taken over. */
 enum MHD_Result answer_text(exchange *x, int status, const char *type, char *text);
 enum MHD_Result answer_problem(exchange *x, const serve_problem *problem);

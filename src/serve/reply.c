@@ -200,7 +200,8 @@ static void add_logprob(reply *r, reply_choice *c, const job_event *e)
  * it still has its place in the list, without a value. */
 static void add_end_of_text(reply *r, reply_choice *c)
 {
-    const job_event end = {.token = r->model->m.config.eos_id, .logprob = NAN};
+    const model_config *m = &r->model->m.config;
+    const job_event end = {.token = m->eos_count > 0 ? m->eos_id[0] : -1, .logprob = NAN};
     const generate_request *q = &r->job->request;
     if (q->echo && q->logprobs >= 0 && q->max_tokens != 0 && c->made == 0 && strcmp(c->finish, "stop") == 0)
         add_logprob(r, c, &end);

@@ -75,21 +75,26 @@ static enum MHD_Result answer_model(exchange *x)
     return answer_problem(x, &x->problem);
 }
 
-/* {"prompt" or "text", "add_special_tokens"} -> *ids */
-static bool tokenize(exchange *x, const json_t *body, id_list *ids)
+static bool has_tokenizer(exchange *x, const char *field)
 {
-    const char *field = json_object_get(body, "prompt") ? "prompt" : "text";
+    return x->server->encoder || problem_set(&x->problem, 400, field, NULL, "%s: the model has no tokenizer", field);
+}
+
+/* {field: the text, "add_special_tokens"} -> *ids */
+static bool tokenize(exchange *x, const json_t *body, const char *field, id_list *ids)
+{
     const json_t *text = json_object_get(body, field), *special = json_object_get(body, "add_special_tokens");
     fathom_error err;
     if (!json_is_string(text))
         return request_refuse(&x->problem, field, text, "must be a string");
     if (special && !json_is_boolean(special))
         return request_refuse(&x->problem, "add_special_tokens", special, "must be true or false");
-    if (!x->server->encoder)
-        return problem_set(&x->problem, 400, field, NULL, "%s: the model has no tokenizer", field);
+    if (!has_tokenizer(x, field))
+        return false;
+    /* an answer has "1," or more for each: what is too long is known before a list is made of them */
     if (encoder_add(x->server->encoder, json_string_value(text), json_string_length(text), !special || json_is_true(special), ids, &err) ==
         FATHOM_OK)
-        return true;
+        return (int64_t)ids->count <= x->server->options.max_body / 2 || answer_too_long(x, field);
     return problem_set(&x->problem, err.code == FATHOM_OUT_OF_MEMORY ? 500 : 400, field, NULL, "%s: %s", field, err.message);
 }
 
@@ -97,7 +102,8 @@ static enum MHD_Result answer_tokenize(exchange *x)
 {
     id_list ids = {0};
     json_t *body = request_object(x->body.data, x->body.size, &x->problem), *list = NULL;
-    if (body && tokenize(x, body, &ids)) {
+    const char *field = json_object_get(body, "prompt") ? "prompt" : "text";
+    if (body && tokenize(x, body, field, &ids)) {
         list = json_array();
         for (size_t i = 0; i < ids.count; i++)
             json_array_append_new(list, json_integer(ids.ids[i]));
@@ -107,10 +113,11 @@ static enum MHD_Result answer_tokenize(exchange *x)
     id_list_free(&ids);
     if (x->problem.status)
         return answer_problem(x, &x->problem);
-    return answer_json(x, 200, json_pack("{s:o, s:I, s:I}", "tokens", list, "count", count, "max_model_len",
-                                         (json_int_t)x->server->info.max_tokens));
+    return answer_long(x, field, json_pack("{s:o, s:I, s:I}", "tokens", list, "count", count, "max_model_len",
+                                           (json_int_t)x->server->info.max_tokens));
 }
 
+/* NULL: out of memory, or x->problem tells. */
 static json_t *detokenize(exchange *x, const int32_t *ids, size_t count)
 {
     text_buffer bytes = {0}, text = {0};
@@ -118,7 +125,8 @@ static json_t *detokenize(exchange *x, const int32_t *ids, size_t count)
     for (size_t i = 0; added && i < count; i++) {
         size_t size = 0;
         const char *token = fathom_token_text(x->server->model, ids[i], &size);
-        added = text_buffer_add(&bytes, token ? token : "", size, NULL) == FATHOM_OK;
+        added = text_buffer_add(&bytes, token ? token : "", size, NULL) == FATHOM_OK &&
+                ((int64_t)bytes.size <= x->server->options.max_body || answer_too_long(x, "tokens"));
     }
     added = added && text_add_clean(&text, bytes.data ? bytes.data : "", bytes.size);
     json_t *o = added ? json_pack("{s:o}", "prompt", json_stringn(text.data ? text.data : "", text.size)) : NULL;
@@ -135,12 +143,12 @@ static enum MHD_Result answer_detokenize(exchange *x)
     const json_t *tokens = json_object_get(body, "tokens");
     if (body && !json_is_array(tokens))
         request_refuse(&x->problem, "tokens", tokens, "must be a list of token ids");
-    else if (body)
+    else if (body && has_tokenizer(x, "tokens"))
         request_ids(tokens, "tokens", x->server->info.vocab, &ids, &count, &x->problem);
     json_decref(body);
-    const enum MHD_Result result = x->problem.status ? answer_problem(x, &x->problem) : answer_json(x, 200, detokenize(x, ids, count));
+    json_t *text = x->problem.status ? NULL : detokenize(x, ids, count);
     free(ids);
-    return result;
+    return x->problem.status ? answer_problem(x, &x->problem) : answer_long(x, "tokens", text);
 }
 
 const http_route routes[ROUTE_COUNT] = {

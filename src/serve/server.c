@@ -105,7 +105,7 @@ static fathom_status prepare(server *s, fathom_error *err)
         TRY(encoder_new(tok, &s->encoder, err));
     TRY(listen_at(o->host, o->port, &s->listening, err));
     s->port = bound_port(s->listening);
-    TRY(worker_start(s->model, &o->engine, o->threads, &s->worker, err));
+    TRY(worker_start(s->model, &o->engine, &s->worker, err));
     return start_http(s, err);
 }
 

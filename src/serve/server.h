@@ -25,7 +25,6 @@ typedef struct server server;
 typedef struct server_options {
     const char *host; /* a name or an address */
     int port;         /* 0: a free one */
-    int threads;      /* of the engine's products; 0 = all processors */
     const char *model_name;
     const char *api_key;      /* NULL: none is asked for */
     chat_template chat;

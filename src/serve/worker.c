@@ -5,7 +5,6 @@
 #include <string.h>
 
 #include "base/timing.h"
-#include "kernels/kernels.h"
 
 struct worker {
     pthread_t thread;
@@ -17,7 +16,6 @@ struct worker {
     worker_stats stats;
 
     fathom_engine *engine;
-    int threads;
     job *live;
     int64_t steps;
     double step_seconds;
@@ -146,7 +144,6 @@ static void end_all(worker *w)
 static void *run(void *user)
 {
     worker *w = user;
-    threads_set(w->threads); /* counts for the calling thread */
     for (bool going = true; going;) {
         job *taken;
         going = take_inbox(w, &taken);
@@ -169,13 +166,12 @@ static void *run(void *user)
     return NULL;
 }
 
-fathom_status worker_start(const fathom_model *model, const fathom_engine_options *options, int threads, worker **out, fathom_error *err)
+fathom_status worker_start(const fathom_model *model, const fathom_engine_options *options, worker **out, fathom_error *err)
 {
     *out = NULL;
     worker *w = calloc(1, sizeof *w);
     if (!w)
         return status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
-    w->threads = threads;
     w->inbox_end = &w->inbox;
     const fathom_status status = fathom_engine_new(model, options, &w->engine, err);
     if (status != FATHOM_OK) {

@@ -14,8 +14,8 @@ typedef struct worker_stats {
     double step_seconds;        /* spent inside the engine's steps */
 } worker_stats;
 
-/* threads: of the products that the engine computes, 0 = all processors. The model is borrowed. */
-fathom_status worker_start(const fathom_model *model, const fathom_engine_options *options, int threads, worker **out, fathom_error *err);
+/* The model is borrowed. */
+fathom_status worker_start(const fathom_model *model, const fathom_engine_options *options, worker **out, fathom_error *err);
 /* Ends every job with a problem (503), then the thread. The other calls remain possible until worker_free. */
 void worker_stop(worker *w);
 void worker_free(worker *w);

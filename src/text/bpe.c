@@ -140,7 +140,7 @@ static fathom_status fill_texts(bpe *b, const token_text *tokens, fathom_error *
         const char text = (char)byte;
         b->byte[byte] = bpe_find(b, &text, 1);
         if (b->byte[byte] < 0)
-            return status_fail(err, FATHOM_FORMAT, "byte %d has no token", byte);
+            return status_fail(err, FATHOM_UNSUPPORTED, "byte %d has no token", byte); /* the file is sound, for texts without that byte */
     }
     return FATHOM_OK;
 }

@@ -16,7 +16,7 @@ typedef struct token_text {
 
 typedef struct bpe bpe;
 /* tokens [vocab]: what each id stands for, copied; an id that is no token has 0 bytes. FATHOM_FORMAT, without a
- * file's name, where two ids stand for the same bytes or a byte has no token; FATHOM_UNSUPPORTED where their hashes collide on purpose. */
+ * file's name, where two ids stand for the same bytes; FATHOM_UNSUPPORTED where a byte has no token or hashes collide on purpose. */
 fathom_status bpe_new(const token_text *tokens, int64_t vocab, int64_t merges, bpe **out, fathom_error *err);
 void bpe_free(bpe *b);
 /* The next merge, at most as many as bpe_new was told: left and right become the token that stands for both. A pair that is given again has the later

@@ -211,6 +211,8 @@ static fathom_status write_messages(writer *w, chat_template kind, const chat_me
 {
     if (kind == CHAT_TEMPLATE_LLAMA3)
         TRY(add_marker(w, "<|begin_of_text|>"));
+    if (kind == CHAT_TEMPLATE_PLAIN) /* a text like any other; the other forms bring all their markers */
+        TRY(encoder_add_before(w->e, w->out, w->err));
     for (size_t i = 0; i < count; i++) {
         TRY(begin_message(w, kind, messages[i].role));
         TRY(add_text(w, kind == CHAT_TEMPLATE_PLAIN ? " " : ""));

@@ -8,7 +8,8 @@
  *
  *     plain      ROLE: CONTENT\n ... assistant:
  *
- * with Llama 3's contents trimmed. What some templates add unasked (a default system message, today's date, tools) is not added.
+ * with Llama 3's contents trimmed. The plain form begins, as any text does, with the ids that the tokenizer puts before one (a beginning-of-text
+ * token, say). What some templates add unasked (a default system message, today's date, tools) is not added.
  *
  * Markers are single ids where the tokenizer has them as added tokens, and ordinary text where it has not, as in the byte tokenizer. In
  * contents special tokens are not recognised: a message that holds "<|im_end|>" holds ten characters, and ends nothing. (With a tokenizer

@@ -166,7 +166,7 @@ fathom_status encoder_add(encoder *e, const char *text, size_t bytes, bool speci
     e->out = out;
     e->ordinary = false;
     if (special)
-        TRY(add_ids(out, e->t->before.ids, e->t->before.count, err));
+        TRY(encoder_add_before(e, out, err));
     TRY(add_text(e, text, bytes, err));
     return special ? add_ids(out, e->t->behind.ids, e->t->behind.count, err) : FATHOM_OK;
 }
@@ -176,6 +176,11 @@ fathom_status encoder_add_ordinary(encoder *e, const char *text, size_t bytes, i
     e->out = out;
     e->ordinary = true;
     return add_text(e, text, bytes, err);
+}
+
+fathom_status encoder_add_before(encoder *e, id_list *out, fathom_error *err)
+{
+    return add_ids(out, e->t->before.ids, e->t->before.count, err);
 }
 
 void tokenizer_special_counts(const tokenizer *t, size_t *before, size_t *behind)

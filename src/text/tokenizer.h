@@ -43,6 +43,8 @@ void encoder_free(encoder *e);
 fathom_status encoder_add(encoder *e, const char *text, size_t bytes, bool special, id_list *out, fathom_error *err);
 /* The same without the post-processor, for text from anybody: what spells a special token is text in it. */
 fathom_status encoder_add_ordinary(encoder *e, const char *text, size_t bytes, id_list *out, fathom_error *err);
+/* Appends the ids that the post-processor puts before a text. */
+fathom_status encoder_add_before(encoder *e, id_list *out, fathom_error *err);
 /* How many ids the post-processor puts before and behind. */
 void tokenizer_special_counts(const tokenizer *t, size_t *before, size_t *behind);
 /* The same with an encoder of its own. */

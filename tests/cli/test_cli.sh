@@ -27,6 +27,9 @@ for key in tokens tokens_per_s prefill_tokens_per_s routed_fraction kv_bytes; do
     check "generate --json has $key" test -n "$(field "$work/gen.json" $key)"
 done
 check "generate --json has text" grep -q '"text"' "$work/gen.json"
+"$fathom" generate "$work/run" --prompt "0123456789" --json >"$work/gen.json" 2>"$work/err"
+check "a text ends at the model's length" test "$(field "$work/gen.json" tokens)" = 23
+check "and that is said" grep -q "^fathom: .*the model's length, 32 tokens" "$work/err"
 printf 'line 1\n\nline 22\r\nline 333\n' >"$work/prompts.txt"
 "$fathom" generate "$work/run" --prompts "$work/prompts.txt" --max-tokens 9 --temperature 0 >"$work/batch.out" 2>/dev/null
 check "generate --prompts answers every line" test "$(wc -l <"$work/batch.out")" -eq 3
@@ -167,6 +170,19 @@ refuses "convert to a routed model without text" 1 "--data: needed with --mod to
 refuses "convert of text without routers" 2 "--data: only new routers" "$fathom" convert "$work/dense" "$work/again" --data "$work/text.txt"
 check "convert to random routing" "$fathom" convert "$work/dense" "$work/random" --mod stochastic --quantize q8
 check "the converted model runs" "$fathom" eval "$work/random" --data "$work/text.txt"
+cp -r "$work/dense" "$work/odd"
+rm "$work/odd/tokenizer.json"
+mkdir "$work/odd/tokenizer.json"
+for more in "" "--mod stochastic"; do
+    # shellcheck disable=SC2086
+    refuses "convert $more that does not come to its end" 1 "odd/tokenizer.json" "$fathom" convert "$work/odd" "$work/early" $more
+    check "leaves no model behind" test -e "$work/early/config.json" -a ! -e "$work/early/model.safetensors"
+    # shellcheck disable=SC2086
+    check "and can be done again" "$fathom" convert "$work/dense" "$work/early" $more
+    check "with the tokenizer" cmp "$work/dense/tokenizer.json" "$work/early/tokenizer.json"
+    check "and the source's generation_config.json" cmp "$work/dense/generation_config.json" "$work/early/generation_config.json"
+    rm -r "$work/early"
+done
 refuses "convert of a routed model to another" 1 "has routers or experts already" "$fathom" convert "$work/random" "$work/again" --mod stochastic
 refuses "convert to an unknown kind" 2 "--quantize: q3" "$fathom" convert "$work/run" "$work/again" --quantize q3
 refuses "training that cannot fit" 1 "recompute" $train --data "$work/text.txt" --batch 1000000 --seq-len 4096
@@ -208,7 +224,9 @@ refuses "unknown routing" 2 "--routing: best" "$fathom" eval "$work/run" --data 
 refuses "prompt too long" 1 "at most 32" "$fathom" generate "$work/run" --prompt "$(cat "$work/short.txt" "$work/options.json")" --max-tokens 9
 refuses "a prompt and prompts" 2 "--prompts" "$fathom" generate "$work/run" --prompt a --prompts "$work/prompts.txt"
 refuses "no such prompts" 1 "$work/none" "$fathom" generate "$work/run" --prompts "$work/none"
-refuses "nobody active" 1 "max_active: 0" "$fathom" generate "$work/run" --prompts "$work/prompts.txt" --max-active 0
+for active in 0 4097 4611686018427387904; do
+    refuses "$active active" 2 "--max-active: $active" "$fathom" generate "$work/run" --prompts "$work/prompts.txt" --max-active $active
+done
 refuses "empty prompt" 1 "prompt" "$fathom" generate "$work/run" --prompt ""
 refuses "temperature" 1 "temperature" "$fathom" generate "$work/run" --prompt a --max-tokens 4 --temperature -1
 refuses "presence penalty" 1 "presence_penalty" "$fathom" generate "$work/run" --prompt a --max-tokens 4 --presence-penalty 3

@@ -64,7 +64,8 @@ static void assert_same(const model_config *a, const model_config *b)
     assert_same_bits(a->norm_eps, b->norm_eps);
     assert_int_equal(a->tied, b->tied);
     assert_int_equal(a->bos_id, b->bos_id);
-    assert_int_equal(a->eos_id, b->eos_id);
+    assert_int_equal(a->eos_count, b->eos_count);
+    assert_memory_equal(a->eos_id, b->eos_id, (size_t)a->eos_count * sizeof *a->eos_id);
     assert_int_equal(a->mod.router, b->mod.router);
     assert_int_equal(a->mod.gate, b->mod.gate);
     assert_int_equal(a->mod.causal, b->mod.causal);
@@ -133,7 +134,9 @@ static model_config random_config(void)
     c.norm_eps = pick_float(INFINITY);
     c.tied = pick(0, 1);
     c.bos_id = (int32_t)pick(-1, c.vocab - 1);
-    c.eos_id = (int32_t)pick(-1, c.vocab - 1);
+    c.eos_count = pick(0, MODEL_MAX_EOS);
+    for (int64_t i = 0; i < c.eos_count; i++)
+        c.eos_id[i] = (int32_t)pick(0, c.vocab - 1);
     if (pick(0, 3) == 0)
         return c;
     c.mod.router = pick(0, 1) ? MOD_ROUTER_TOPK : MOD_ROUTER_STOCHASTIC;
@@ -188,7 +191,8 @@ static void test_written_form(void **state)
 {
     (void)state;
     model_config c = routed();
-    c.eos_id = 3;
+    c.eos_count = 1;
+    c.eos_id[0] = 3;
     assert_int_equal(hf_config_write(path, &c, WEIGHT_F32, NULL), FATHOM_OK);
     json_t *root = json_load_file(path, 0, NULL);
     assert_non_null(root);
@@ -335,7 +339,7 @@ static void test_foreign_defaults(void **state)
     assert_same_bits(c.rope_theta, 10000);
     assert_same_bits(c.norm_eps, 1e-6f);
     assert_int_equal(c.bos_id, -1);
-    assert_int_equal(c.eos_id, -1);
+    assert_int_equal(c.eos_count, 0);
     assert_int_equal(c.mod.router, MOD_ROUTER_NONE);
     c = read_ok(LLAMA(",\"num_key_value_heads\":2,\"head_dim\":16,\"tie_word_embeddings\":true,\"rope_theta\":500000,"
                       "\"rms_norm_eps\":1e-05,\"bos_token_id\":1,\"eos_token_id\":[2,7],\"hidden_act\":\"silu\","
@@ -347,7 +351,9 @@ static void test_foreign_defaults(void **state)
     assert_same_bits(c.rope_theta, 500000);
     assert_same_bits(c.norm_eps, 1e-5f);
     assert_int_equal(c.bos_id, 1);
-    assert_int_equal(c.eos_id, 2);
+    assert_int_equal(c.eos_count, 2);
+    assert_int_equal(c.eos_id[0], 2);
+    assert_int_equal(c.eos_id[1], 7);
     c = read_ok(LLAMA(",\"num_key_value_heads\":null,\"head_dim\":null,\"bos_token_id\":null"));
     assert_int_equal(c.kv_heads, 8);
     assert_int_equal(c.head_dim, 8);
@@ -520,6 +526,7 @@ static void test_unsupported(void **state)
     unsupported(LLAMA(",\"attention_bias\":true"), "attention_bias", "true");
     unsupported(LLAMA(",\"mlp_bias\":true"), "mlp_bias", "true");
     unsupported(LLAMA(",\"quantization_config\":{\"quant_method\":\"gptq\"}"), "quantization_config", "gptq");
+    unsupported(LLAMA(",\"eos_token_id\":[1,2,3,4,5,6,7,8,9]"), "eos_token_id", "more than 8");
     unsupported(LLAMA(",\"sliding_window\":128"), "sliding_window", "128");
     unsupported(LLAMA(",\"sliding_window\":128,\"use_sliding_window\":true"), "sliding_window", "128");
     unsupported(LLAMA(",\"mod\":{}"), "mod", "{}");

@@ -344,7 +344,9 @@ static void stopping(void **state)
     submit(e, &a->request, &by_text);
     finish(e);
     a->request.options.stop_count = 0;
-    owner.m.config.eos_id = stop;
+    owner.m.config.eos_count = 2; /* the second of them; no token is the first */
+    owner.m.config.eos_id[0] = VOCAB;
+    owner.m.config.eos_id[1] = stop;
     submit(e, &a->request, &by_end);
     finish(e);
     const outcome *const stopped[] = {&by_id, &by_end};
@@ -388,6 +390,55 @@ static void draws_do_not_depend_on_others(void **state)
     release(&owner);
 }
 
+/* What the pages do not hold is cut off, as what goes beyond the model's length is. */
+static void little_memory(void **state)
+{
+    (void)state;
+    for (int kind = 0; kind < TINY_VARIANTS; kind += 7) {
+        fathom_model owner = make(kind);
+        asked *a = ask(5);
+        for (int few = 0; few < 2; few++) {
+            const int64_t pages = few ? 2 * owner.m.config.layers + 1 : 1000, longest = few ? 2 * KV_PAGE_TOKENS : LENGTH;
+            static const size_t prompts[] = {1, KV_PAGE_TOKENS, 2 * KV_PAGE_TOKENS};
+            outcome got[3] = {0};
+            fathom_engine *e = engine_of(&owner, 4, pages, 8);
+            a->request.options.max_tokens = INT64_MAX;
+            for (int i = 0; i < 3; i++) {
+                a->request.count = prompts[i];
+                submit(e, &a->request, &got[i]);
+            }
+            finish(e);
+            for (int i = 0; i < 3; i++) {
+                assert_int_equal(got[i].finish, FATHOM_FINISH_LENGTH);
+                assert_int_equal(got[i].count, longest - (int64_t)prompts[i] + 1);
+            }
+            fathom_engine_free(e);
+        }
+        release(&owner);
+    }
+}
+
+/* Of itself an engine takes 2 GiB at most, also where that is less than one sequence of the model's length. */
+static void memory_has_a_bound(void **state)
+{
+    (void)state;
+    model_config c = tiny_config(MOD_ROUTER_NONE, MOD_GATE_RAW, MOD_CAUSAL_PREDICTOR);
+    c.heads = c.kv_heads = 256;
+    c.head_dim = 32;
+    c.seq_len = 16384; /* 4 GiB of keys and values */
+    fathom_model owner = {0};
+    fathom_engine_options options = fathom_engine_defaults();
+    fathom_engine *e;
+    fathom_error err;
+    const kernels kn = kernels_cpu();
+    options.max_active = 2;
+    assert_int_equal(model_init(&owner.m, &c, WEIGHT_F32, &kn, &err), FATHOM_OK);
+    assert_int_equal(fathom_engine_new(&owner, &options, &e, &err), FATHOM_OK);
+    assert_int_equal(fathom_engine_statistics(e).pages * (int64_t)kv_page_bytes(&c), INT64_C(2) << 30);
+    fathom_engine_free(e);
+    release(&owner);
+}
+
 static void expect_refused(fathom_engine *e, const fathom_engine_request *r, const char *word)
 {
     fathom_error err;
@@ -408,9 +459,9 @@ static void refusals(void **state)
     expect_refused(e, &r, "empty");
     r.count = LENGTH + 1;
     expect_refused(e, &r, "150");
+    r.count = 97;
+    expect_refused(e, &r, "kv_bytes) holds 96");
     r.count = 90;
-    r.options.max_tokens = 20;
-    expect_refused(e, &r, "16 pages");
     r.options.max_tokens = 0;
     expect_refused(e, &r, "max_tokens");
     r.options.max_tokens = 3;
@@ -441,6 +492,7 @@ int main(void)
         cmocka_unit_test(alone_equals_a_session), cmocka_unit_test(among_others),   cmocka_unit_test(budgets_side_by_side),
         cmocka_unit_test(log_probabilities),      cmocka_unit_test(cancelling),     cmocka_unit_test(stopping),
         cmocka_unit_test(draws_do_not_depend_on_others), cmocka_unit_test(refusals),
+        cmocka_unit_test(little_memory), cmocka_unit_test(memory_has_a_bound),
     };
     return cmocka_run_group_tests_name("engine", tests, NULL, NULL);
 }

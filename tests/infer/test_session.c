@@ -3,6 +3,9 @@
 #include <math.h>
 #include <stdio.h>
 
+#include <jansson.h>
+
+#include "base/temp.h"
 #include "infer/session.h"
 #include "model/tiny.h"
 
@@ -215,6 +218,14 @@ static void generate_stops_where_it_should(void **state)
     assert_int_equal(stopped.length, 4);
     assert_memory_equal(stopped.text, "bcde", 4);
     o.stop_count = 0;
+    const int32_t ends[] = {'z', 'e'}; /* any of a model's ends of text */
+    memcpy(owner.m.config.eos_id, ends, sizeof ends);
+    owner.m.config.eos_count = 2;
+    collected ended = {0};
+    assert_int_equal(fathom_generate(&owner, "a", 1, &o, collect, &ended, &stats, &err), FATHOM_OK);
+    assert_int_equal(ended.length, 3);
+    assert_memory_equal(ended.text, "bcd", 3);
+    owner.m.config.eos_count = 0;
     collected cancelled = {.limit = 3};
     assert_int_equal(fathom_generate(&owner, "a", 1, &o, collect, &cancelled, &stats, &err), FATHOM_OK);
     assert_int_equal(cancelled.length, 3);
@@ -224,8 +235,18 @@ static void generate_stops_where_it_should(void **state)
     assert_int_equal(raw.length, 10);
     assert_memory_equal(raw.text, "\xC3\xC4\xC5\xC6\xC7\xC8\xC9\xCA\xCB\xCC", 10);
     assert_int_equal(fathom_generate(&owner, "", 0, &o, collect, &raw, &stats, &err), FATHOM_INVALID_ARGUMENT);
-    o.max_tokens = 301;
-    assert_int_equal(fathom_generate(&owner, "a", 1, &o, collect, &raw, &stats, &err), FATHOM_INVALID_ARGUMENT);
+    o.max_tokens = INT64_MAX; /* the last token needs no place */
+    char prompt[302];
+    memset(prompt, 'a', sizeof prompt);
+    for (size_t room = 1; room <= 3; room += 2) {
+        collected cut = {0};
+        assert_int_equal(fathom_generate(&owner, prompt, 301 - room, &o, collect, &cut, &stats, &err), FATHOM_OK);
+        assert_int_equal(cut.length, room);
+        assert_memory_equal(cut.text, "bcd", room);
+        assert_int_equal(stats.tokens, room);
+    }
+    assert_int_equal(fathom_generate(&owner, prompt, 301, &o, collect, &raw, &stats, &err), FATHOM_INVALID_ARGUMENT);
+    assert_non_null(strstr(err.message, "301 tokens"));
     release(&owner);
 }
 
@@ -268,12 +289,39 @@ static void pieces_are_asked_for(void **state)
     release(&owner);
 }
 
+/* Without a token for every byte a tokenizer cannot take any text, but the model takes ids. */
+static void a_tokenizer_that_lacks_a_byte(void **state)
+{
+    (void)state;
+    fathom_model owner = make(0), *loaded;
+    fathom_error err;
+    size_t count;
+    int32_t ids[4];
+    assert_int_equal(model_save(&owner.m, "saved", &err), FATHOM_OK);
+    assert_int_equal(tokenizer_save(owner.tok, "saved/tokenizer.json", &err), FATHOM_OK);
+    json_t *root = json_load_file("saved/tokenizer.json", 0, NULL);
+    assert_int_equal(json_object_del(json_object_get(json_object_get(root, "model"), "vocab"), "q"), 0);
+    assert_int_equal(json_dump_file(root, "saved/tokenizer.json", 0), 0);
+    json_decref(root);
+    if (fathom_model_load("saved", 1, &loaded, &err) != FATHOM_OK)
+        fail_msg("%s", err.message);
+    assert_null(fathom_model_tokenizer(loaded));
+    assert_int_equal(fathom_encode(loaded, "a", 1, ids, 4, &count, &err), FATHOM_UNSUPPORTED);
+    assert_non_null(strstr(err.message, "byte 113"));
+    fathom_session *s = start(loaded);
+    append(s, (int32_t[]){1, 2}, 2);
+    fathom_session_free(s);
+    fathom_model_free(loaded);
+    release(&owner);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(prefill_equals_steps),           cmocka_unit_test(the_future_changes_nothing),
         cmocka_unit_test(the_cache_holds_routed_tokens),  cmocka_unit_test(bad_tokens_are_refused),
         cmocka_unit_test(generate_stops_where_it_should), cmocka_unit_test(pieces_are_asked_for),
+        temp_test(a_tokenizer_that_lacks_a_byte),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

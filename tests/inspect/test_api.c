@@ -2,6 +2,7 @@
  * inspect's, and hostile arguments are refused. */
 #include <math.h>
 
+#include "base/temp.h"
 #include "infer/session.h"
 #include "inspect/trace.h"
 #include "model/tiny.h"
@@ -194,12 +195,51 @@ static void hostile_arguments_are_refused(void **state)
     model_free(&owner.m);
 }
 
+/* The number that a model was loaded with counts in any thread, whatever was set there. */
+static void threads_are_the_models(void **state)
+{
+    (void)state;
+    fathom_model owner = make(tiny_variant_named("raw"));
+    fathom_error err;
+    fathom_session *s;
+    fathom_engine *e;
+    fathom_trace *trace = NULL;
+    fathom_loss_result loss;
+    static float logits[T * V];
+    const fathom_engine_options options = fathom_engine_defaults();
+    good(fathom_session_new(&owner, 0, &s, &err), &err);
+    good(fathom_engine_new(&owner, &options, &e, &err), &err);
+    owner.threads = 3;
+    for (int call = 0; call < 5; call++) {
+        threads_set(2);
+        switch (call) {
+        case 0: good(fathom_session_append(s, tokens, 2, &err), &err); break;
+        case 1: assert_int_equal(fathom_engine_step(e), 0); break;
+        case 2: good(fathom_logits(&owner, tokens, T, FATHOM_TOPK, logits, &err), &err); break;
+        case 3: good(fathom_loss(&owner, tokens, T, FATHOM_TOPK, &loss, &err), &err); break;
+        default: good(fathom_trace_new(&owner, tokens, T, FATHOM_TOPK, &trace, &err), &err); break;
+        }
+        assert_int_equal(threads_count(), 3);
+    }
+    fathom_trace_free(trace);
+    fathom_engine_free(e);
+    fathom_session_free(s);
+    fathom_model *loaded;
+    good(model_save(&owner.m, "saved", &err), &err);
+    good(fathom_model_load("saved", 2, &loaded, &err), &err);
+    threads_set(1);
+    good(fathom_logits(loaded, tokens, T, FATHOM_TOPK, logits, &err), &err);
+    assert_int_equal(threads_count(), 2);
+    fathom_model_free(loaded);
+    model_free(&owner.m);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(causal_logits_are_a_sessions), cmocka_unit_test(the_loss_is_that_of_the_logits),
         cmocka_unit_test(the_loss_is_the_evaluators),   cmocka_unit_test(traces_are_inspects),
-        cmocka_unit_test(hostile_arguments_are_refused),
+        cmocka_unit_test(hostile_arguments_are_refused), temp_test(threads_are_the_models),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -190,8 +190,13 @@ static void test_numbers(void **state)
     expect_refused(&c, "bos_token_id", "256");
     c.bos_id = 255;
     expect_ok(&c);
-    c.eos_id = -2;
+    c.eos_count = 2;
+    c.eos_id[1] = -2;
     expect_refused(&c, "eos_token_id", "-2");
+    c.eos_id[1] = 256;
+    expect_refused(&c, "eos_token_id", "256");
+    c.eos_count = MODEL_MAX_EOS + 1;
+    expect_refused(&c, "eos_token_id", "9");
 }
 
 static void test_mod(void **state)

@@ -4,6 +4,7 @@
 
 #include "base/file.h"
 #include "base/temp.h"
+#include "format/hf_config.h"
 #include "format/safetensors.h"
 #include "kernels/weight.h"
 #include "model/tiny.h"
@@ -160,10 +161,46 @@ static void missing_and_misshapen(void **state)
         put(&l);
         const fathom_status code = kind == 2 ? FATHOM_UNSUPPORTED : FATHOM_FORMAT;
         assert_error(model_load(&back, "run", &m.kn, &err), &err, code, "run/model.safetensors", "k_proj.bias");
+        if (kind < 2)
+            assert_null(back.store.values); /* no memory is taken for it */
         model_free(&back);
         assert_error(model_convert("run", "copy", &c, &err), &err, code, "run/model.safetensors", "k_proj.bias");
         assert_false(path_exists("copy/model.safetensors"));
     }
+    model_free(&m);
+}
+
+/* A small file whose config.json claims a large model. */
+static void claims_take_no_memory(void **state)
+{
+    (void)state;
+    model m = saved(MODEL_FAMILY_LLAMA), back;
+    fathom_error err;
+    model_config claimed = m.config;
+    claimed.vocab = 4000000;
+    assert_ok(hf_config_write("run/config.json", &claimed, WEIGHT_F32, &err), &err);
+    assert_error(model_load(&back, "run", &m.kn, &err), &err, FATHOM_FORMAT, "model.embed_tokens.weight", "[4000000, 24]");
+    assert_null(back.store.values);
+    assert_error(model_read_config("run", &claimed, &err), &err, FATHOM_FORMAT, "model.embed_tokens.weight", "[4000000, 24]");
+    model reduced;
+    assert_ok(model_reduce(&reduced, &m, WEIGHT_Q8, &err), &err);
+    assert_ok(model_save(&reduced, "q8", &err), &err);
+    model_free(&reduced);
+    assert_ok(model_read_config("q8", &claimed, &err), &err);
+    assert_true(model_config_equal(&claimed, &m.config));
+    safetensors *file;
+    assert_ok(safetensors_open("q8/model.safetensors", &file, &err), &err);
+    safetensors_tensor tensors[2 * MOST];
+    size_t count = 0;
+    for (size_t i = 0; i < safetensors_count(file); i++)
+        if (strcmp(safetensors_at(file, i)->name, "model.layers.1.mlp.down_proj.weight_scale") != 0)
+            tensors[count++] = *safetensors_at(file, i);
+    assert_ok(folder_create("lacking", &err), &err);
+    assert_ok(hf_config_write("lacking/config.json", &m.config, WEIGHT_Q8, &err), &err);
+    assert_ok(safetensors_write("lacking/model.safetensors", tensors, count, NULL, &err), &err);
+    assert_error(model_load(&back, "lacking", &m.kn, &err), &err, FATHOM_FORMAT, "lacking/model.safetensors", "down_proj.weight_scale");
+    assert_null(back.store.values);
+    safetensors_close(file);
     model_free(&m);
 }
 
@@ -200,6 +237,7 @@ static void pieces_make_a_whole(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {temp_test(mixed_types_are_widened), temp_test(what_says_nothing_new),
-                                       temp_test(missing_and_misshapen), temp_test(pieces_make_a_whole)};
+                                       temp_test(missing_and_misshapen), temp_test(pieces_make_a_whole),
+                                       temp_test(claims_take_no_memory)};
     return cmocka_run_group_tests_name("model_files", tests, NULL, NULL);
 }

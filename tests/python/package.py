@@ -327,7 +327,10 @@ def test_stop_and_limits():
     assert "".join(MODEL.generate(PROMPT, max_tokens=60, temperature=0, stop=["\u2603", stop])) == whole[:whole.index(stop)]
     assert MODEL.generate(b"\xc3", max_tokens=1, temperature=0).stats.tokens == 0
     raises(fathom.InvalidArgumentError, "prompt: empty", MODEL.generate, "")
-    raises(fathom.InvalidArgumentError, "at most 128", MODEL.generate, "x", max_tokens=129)
+    generation = MODEL.generate(PROMPT, max_tokens=2**62, temperature=0)
+    "".join(generation)
+    assert generation.stats.tokens == 129 - generation.stats.prompt_tokens
+    raises(fathom.InvalidArgumentError, "at most 128", MODEL.generate, "x" * 129)
     raises(fathom.InvalidArgumentError, "max_tokens: 0", MODEL.generate, "x", max_tokens=0)
     raises(fathom.InvalidArgumentError, "top_k", MODEL.generate, "x", top_k=2**32 + 1)
     raises(fathom.InvalidArgumentError, "seed", MODEL.generate, "x", seed=-1)

@@ -139,7 +139,19 @@ def specials():
     apart = s.complete(prompt="He\u0301", max_tokens=1, logit_bias={"81": 100}, echo=True, logprobs=0)[1]["choices"][0]
     at = apart["logprobs"]["text_offset"][-1]
     check("text_offset behind a text that NFC changes", apart["text"][at:] == "Q", apart)
+    status, r = s.post("/detokenize", {"tokens": [258] * 20000})
+    check("tokens of a text that is too long: 400", status == 400 and "4194304 bytes" in r["error"]["message"], (status, r))
     check("the server of special tokens ends with 0", s.stop() == 0)
+
+
+def without_tokenizer():
+    s = Server(model=FOLDER + "/ids")
+    for path, body in (("/tokenize", {"prompt": "a"}), ("/detokenize", {"tokens": [97]})):
+        status, r = s.post(path, body)
+        check(path + " without a tokenizer", status == 400 and "no tokenizer" in r["error"]["message"], (status, r))
+    status, r = s.complete(prompt=[97], max_tokens=3)
+    check("ids do without", status == 200 and r["usage"]["completion_tokens"] == 3, (status, r))
+    s.stop()
 
 
 def streams(s):
@@ -208,7 +220,10 @@ def refusals(s):
             ("a wrong method on GET's", "POST", "/v1/models", b"{}", 405), ("no body", "POST", "/v1/completions", b"", 400),
             ("no JSON", "POST", "/v1/completions", b"{", 400), ("another model", "POST", "/v1/completions", b'{"model":"x","prompt":"a"}', 404),
             ("a wrong type", "POST", "/v1/completions", b'{"prompt":"a","n":"2"}', 400), ("deep nesting", "POST", "/tokenize", b"[" * 60000, 400),
-            ("bad tokens", "POST", "/detokenize", b'{"tokens":[1,-1]}', 400), ("a long body", "POST", "/v1/completions", b" " * 70000, 413)):
+            ("bad tokens", "POST", "/detokenize", b'{"tokens":[1,-1]}', 400), ("a long body", "POST", "/v1/completions", b" " * 70000, 413),
+            ("a long list of tokens", "POST", "/tokenize", b'{"prompt":"%s"}' % (b"~" * 30000), 400),
+            ("a longer one", "POST", "/tokenize", b'{"prompt":"%s"}' % (b"~" * 60000), 400),
+            ("a long text", "POST", "/detokenize", b'{"tokens":[0%s]}' % (b",0" * 30000), 400)):
         status, r, headers = s.ask(method, path, body, raw=True)
         check(f"{name}: {wanted}", status == wanted and set(r["error"]) == {"message", "type", "param", "code"}, (status, r))
         if wanted == 405:
@@ -288,11 +303,11 @@ def uploads():
     most = 1 << 18
     s = Server("--max-body", str(most))
     head = b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
-    held = [socket.create_connection(("127.0.0.1", s.port), timeout=20) for _ in range(17)]
-    for c in held:
-        c.sendall(head % most + b" " * (most - 1))
+    held, until = [], time.time() + 60
+    while (large := s.complete(prompt=" " * (most - 100), max_tokens=1))[0] != 503 and time.time() < until:
+        held.append(socket.create_connection(("127.0.0.1", s.port), timeout=20))
+        held[-1].sendall(head % most + b" " * (most - 1))
     small = s.complete(prompt="a", max_tokens=1)
-    large = s.complete(prompt=" " * (most - 100), max_tokens=1)
     check("a small body beside large ones that wait", small[0] == 200, small)
     check("a large one is refused for now", large[0] == 503 and large[1]["error"]["code"] == "overloaded", large)
     for c in held:
@@ -301,6 +316,40 @@ def uploads():
     while (large := s.complete(prompt=" " * (most - 100), max_tokens=1))[0] == 503 and time.time() < until:
         time.sleep(0.05)
     check("and not once they have gone", large[0] == 400, large)  # too many tokens
+    s.stop()
+
+
+def unread():
+    """Long answers that nobody reads leave room for small ones, and none where they would take too much."""
+    s = Server()
+    body = b'{"tokens":[0' + b",0" * 650000 + b"]}"  # an answer of 3.9 MB
+    head = b"POST /detokenize HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+    held, until = [], time.time() + 60
+    while (long := s.ask("POST", "/detokenize", body, raw=True))[0] != 503 and time.time() < until:
+        held.append(socket.socket())
+        held[-1].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        held[-1].connect(("127.0.0.1", s.port))
+        held[-1].sendall(head + body)
+    check("a long answer beside many that wait", long[0] == 503 and long[1]["error"]["code"] == "overloaded" and 16 <= len(held) < 32, len(held))
+    check("a small one", s.post("/detokenize", {"tokens": [97]}) == (200, {"prompt": "a"}))
+    for c in held:
+        c.close()
+    until = time.time() + 20
+    while (long := s.ask("POST", "/detokenize", body, raw=True))[0] == 503 and time.time() < until:
+        time.sleep(0.05)
+    check("and a long one once they have gone", long[0] == 200 and long[1]["prompt"] == "\0" * 650001, long[0])
+    s.stop()
+
+
+def memory():
+    """Less than the model's length needs: 128 tokens of a sequence."""
+    s = Server("--kv-memory", "1")
+    body = dict(messages=[{"role": "user", "content": "hi"}], logit_bias={"81": 100})
+    status, r = s.post("/v1/chat/completions", body)
+    check("a chat ends where the memory does", status == 200 and r["choices"][0]["finish_reason"] == "length" and
+          r["usage"]["total_tokens"] == 129, r)
+    status, r = s.complete(prompt="a" * 129, max_tokens=1)
+    check("a prompt beyond the memory", status == 400 and "memory for keys and values" in r["error"]["message"], r)
     s.stop()
 
 
@@ -389,6 +438,7 @@ def main():
             check(part.__name__ + " ran", False, e)
     check("ends with 0", s.stop() == 0)
     specials()
+    without_tokenizer()
     s = Server("--max-active", "1", "--max-queue", "2", "--model-name", "small", env={"FATHOM_API_KEY": "secret"})
     check("a key is needed", s.complete(prompt="a")[0] == 401 and s.ask("GET", "/metrics")[0] == 401 and s.ask("GET", "/health")[0] == 200)
     wrong = [s.ask("GET", "/v1/models", headers={"Authorization": a})[0] for a in ("Bearer secre", "Bearer secrets", "Bearer ", "secret", "Basic secret")]
@@ -396,6 +446,8 @@ def main():
     check("the key", s.ask("GET", "/v1/models", headers={"Authorization": "Bearer secret"})[1]["data"][0]["id"] == "small")
     s.stop()
     uploads()
+    unread()
+    memory()
     s = Server("--max-active", "1", "--max-queue", "2")
     queue(s)
     s.stop()

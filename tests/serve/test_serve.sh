@@ -12,15 +12,17 @@ single="[$(one '<s>'), {\"Sequence\": {\"id\": \"A\", \"type_id\": 0}}, $(one '<
 template="{\"type\": \"TemplateProcessing\", \"single\": $single, \"pair\": [], \"special_tokens\": {$(listed '<s>' 256), $(listed '<\/s>' 257)}}"
 mkdir "$work/around"
 sed -e "s/\"post_processor\": null/\"post_processor\": $template/" -e "s/\"normalizer\": null/\"normalizer\": {\"type\": \"NFC\"}/" \
-    -e "s/\"added_tokens\": \[\]/\"added_tokens\": [$(added '<s>' 256), $(added '<\/s>' 257)]/" "$work/run/tokenizer.json" >"$work/around/tokenizer.json"
+    -e "s/\"added_tokens\": \[\]/\"added_tokens\": [$(added '<s>' 256), $(added '<\/s>' 257), $(added "$(printf '%0400d' 0)" 258)]/" "$work/run/tokenizer.json" >"$work/around/tokenizer.json"
 "$fathom" train --data "$work/text.txt" --tokenizer "$work/around" --out "$work/special" --steps 1 --layers 2 --mod topk --dim 32 --heads 1 \
     --seq-len 64 --batch 1 --val-fraction 0 --threads 1 >"$work/train.out" 2>&1
 check "a model whose tokenizer puts tokens around a text" test $? -eq 0
+cp -r "$work/special" "$work/ids" && rm "$work/ids/tokenizer.json"
 check "serve --help" sh -c "'$fathom' serve --help | grep -q '^usage: fathom serve DIR'"
 refuses "serve nothing" 2 "directory" "$fathom" serve
 refuses "serve of no model" 1 "$work/none" "$fathom" serve "$work/none"
 refuses "port out of range" 2 "--port: 70000" "$fathom" serve "$work/run" --port 70000
 refuses "no queue below nothing" 2 "--max-queue: -1" "$fathom" serve "$work/run" --max-queue -1
+refuses "more active than the engine takes" 2 "--max-active: 4097" "$fathom" serve "$work/run" --max-active 4097
 refuses "no body limit of nothing" 2 "--max-body: 0" "$fathom" serve "$work/run" --max-body 0
 refuses "an empty key" 2 "--api-key" "$fathom" serve "$work/run" --api-key ""
 refuses "an unknown template" 2 "--chat-template: nonsense" "$fathom" serve "$work/run" --chat-template nonsense

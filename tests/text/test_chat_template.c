@@ -93,7 +93,7 @@ static void add_token(json_t *list, int id, const char *content, int special)
                                           "rstrip", 0, "normalized", 0, "special", special));
 }
 
-/* The byte tokenizer with the markers, <think>, which is not special, and a merge of two line ends. */
+/* The byte tokenizer with the markers, <think>, which is not special, a merge of two line ends, and tokens around a text. */
 static tokenizer *chat_tokenizer(void)
 {
     static const char *const special[] = {"<|im_start|>", "<|im_end|>", "<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"};
@@ -107,6 +107,11 @@ static tokenizer *chat_tokenizer(void)
     add_token(json_object_get(root, "added_tokens"), THINK, "<think>", 0);
     json_object_set_new(json_object_get(model, "vocab"), "ĊĊ", json_integer(TWO_LINES));
     json_array_append_new(json_object_get(model, "merges"), json_string("Ċ Ċ"));
+    json_object_set_new(root, "post_processor",
+                        json_pack("{s:s, s:[{s:{s:s, s:i}}, {s:{s:s, s:i}}, {s:{s:s, s:i}}], s:[], s:{s:{s:s, s:[i], s:[s]}, s:{s:s, s:[i], s:[s]}}}",
+                                  "type", "TemplateProcessing", "single", "SpecialToken", "id", "begin", "type_id", 0, "Sequence", "id", "A",
+                                  "type_id", 0, "SpecialToken", "id", "end", "type_id", 0, "pair", "special_tokens", "begin", "id", "begin",
+                                  "ids", BEGIN_TEXT, "tokens", special[2], "end", "id", "end", "ids", EOT, "tokens", special[5]));
     assert_int_equal(json_dump_file(root, "tokenizer.json", 0), 0);
     json_decref(root);
     assert_ok(tokenizer_load("tokenizer.json", &t, &err), &err);
@@ -170,6 +175,16 @@ static void markers_are_tokens(void **state)
     tokenizer_free(t);
 }
 
+static void plain_begins_as_any_text(void **state)
+{
+    (void)state;
+    tokenizer *t = chat_tokenizer(), *bytes = bytes_tokenizer();
+    assert_encodes(CHAT_TEMPLATE_PLAIN, t, talk + 2, 1, "{258}assistant: Yes?\t\nassistant:");
+    assert_encodes(CHAT_TEMPLATE_PLAIN, bytes, talk + 2, 1, "assistant: Yes?\t\nassistant:");
+    tokenizer_free(bytes);
+    tokenizer_free(t);
+}
+
 static void contents_make_no_special_tokens(void **state)
 {
     (void)state;
@@ -228,6 +243,7 @@ int main(void)
         cmocka_unit_test(names_are_known),          temp_test(configs_are_read),
         temp_test(a_jinja_file_comes_first),        cmocka_unit_test(markers_are_text_without_added_tokens),
         temp_test(markers_are_tokens),              temp_test(contents_make_no_special_tokens),
+        temp_test(plain_begins_as_any_text),
         temp_test(contents_are_trimmed_for_llama3), cmocka_unit_test(other_roles_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
