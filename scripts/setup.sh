@@ -7,7 +7,7 @@ tests="libcmocka-dev python3 python3-torch python3-numpy chromium chromium-drive
 
 case "${1:-}" in
 build) wanted=$build ;;
-study) wanted="$build gnuplot-nox" ;;
+study) wanted="$build gnuplot-nox linux-source-6.1 xz-utils" ;;
 test) wanted="$build $tests" ;;
 interop) wanted="$build libcmocka-dev python3 python3-venv" ;;
 tsan) wanted="$build $tests clang libclang-rt-14-dev libomp-dev" ;;

@@ -1,7 +1,7 @@
 #!/bin/sh
 # The published isoFLOP study (docs/isoflop.md): trains every run, with one thread a process and as many processes as there are
 # processors, then times the shapes on all of them and writes the report. What is done is kept: it can be stopped and started again, here
-# or elsewhere. study.sh BINARY TEXTS [OUT]; TEXTS is a folder that holds the four files below.
+# or elsewhere. study.sh BINARY TEXTS [OUT]; TEXTS is a folder that holds the four files below. Debian's linux-source-6.1 must be installed.
 set -eu
 fathom=$1 texts=$2
 out=${3:-study-out}
@@ -12,6 +12,8 @@ for name in kjv.txt tinyshakespeare.txt wikitext2-test.txt wikitext2-valid.txt; 
     [ -e "$texts/$name" ] || { echo "fathom: no $texts/$name: the study's texts are named in docs/isoflop.md; TEXTS=FOLDER says where they are" >&2; exit 1; }
     set -- "$@" "$texts/$name"
 done
+linux=/usr/src/linux-source-6.1.tar.xz
+[ -e "$linux" ] || { echo "fathom: no $linux: Debian's package linux-source-6.1 has it" >&2; exit 1; }
 mkdir -p "$out"
 
 others=
@@ -19,8 +21,7 @@ others=
 trap '[ -z "$others" ] || kill $others 2>/dev/null || :' EXIT
 trap 'exit 1' INT TERM
 
-# train PART OPTIONS TEXTS...: runs of a part by all processes at once; the first one shows its progress. Then their step times, by one
-# process on all processors.
+# train PART OPTIONS TEXTS...: runs of a part by all processes at once; the first one shows its progress.
 train() {
     part=$1 options=$2
     shift 2
@@ -35,6 +36,12 @@ train() {
     for process in $others; do wait "$process" || { cat "$out"/process-*.log >&2; exit 1; }; done
     others=
     rm -f "$out"/process-*.log
+}
+
+# time_steps PART OPTIONS TEXTS...: step times of all that the part has, by one process on all processors; OPTIONS are of a run that it has.
+time_steps() {
+    part=$1 options=$2
+    shift 2
     # shellcheck disable=SC2086
     "$fathom" isoflop --data "$@" --dtype bf16 --out "$out/$part" $options --speed
 }
@@ -49,8 +56,10 @@ train main "--budget 3e14 --variants mod --sizes 160 --seeds 3" "$@"
 train main "--budget 3e14 --variants stochastic --sizes 3" "$@"
 train main "--budget 3e14 --variants mod-c0.25 --sizes 96,128,160,192" "$@"
 train main "--budget 3e14 --variants mod-c0.25 --sizes 128 --seeds 3" "$@"
+time_steps main "--budget 3e13 --variants plain --sizes 64" "$@"
 train ablation "--budget 1e13 --sizes 3 --seeds 2 --variants plain,plain-b6,mod,stochastic" "$@"
 train ablation "--budget 1e13 --sizes 3 --variants mod-c0.06,mod-c0.25,mod-c0.5,mod-c1,mod-e1,mod-d3,mod-m2,mod-sigmoid,mod-one,mod-aux,choice" "$@"
+time_steps ablation "--budget 1e13 --variants plain --sizes 48" "$@"
 # the middle three sizes of what main has at this budget, beside larger capacities
 mkdir -p "$out/larger/runs"
 cp "$out"/main/runs/plain-64-1e+14-1.json "$out"/main/runs/plain-80-1e+14-1.json "$out"/main/runs/plain-128-1e+14-1.json \
@@ -58,6 +67,7 @@ cp "$out"/main/runs/plain-64-1e+14-1.json "$out"/main/runs/plain-80-1e+14-1.json
     "$out"/main/runs/stochastic-96-1e+14-1.json "$out"/main/runs/stochastic-128-1e+14-1.json "$out"/main/runs/stochastic-160-1e+14-1.json "$out/larger/runs"
 train larger "--budget 1e14 --sizes 64,80,128 --variants mod-c0.25" "$@"
 train larger "--budget 1e14 --sizes 80,96 --variants mod-c0.5" "$@"
+time_steps larger "--budget 1e14 --variants plain --sizes 64" "$@"
 # the same texts as tokens
 mkdir -p "$out/bpe"
 [ -e "$out/bpe/tokenizer.json" ] || "$fathom" tokenizer train --vocab 1024 --data "$@" --out "$out/bpe/tokenizer.json"
@@ -65,6 +75,7 @@ train bpe "--budget 3e13 --variants plain,mod,mod-c0.25,stochastic" "$@" --token
 train bpe "--budget 3e13 --variants plain --sizes 48,64,80 --seeds 2" "$@" --tokenizer "$out/bpe/tokenizer.json"
 train bpe "--budget 3e13 --variants mod --sizes 64,80,96 --seeds 2" "$@" --tokenizer "$out/bpe/tokenizer.json"
 train bpe "--budget 1e14 --variants plain,mod --sizes 64,80,96,128" "$@" --tokenizer "$out/bpe/tokenizer.json"
+time_steps bpe "--budget 3e13 --variants plain --sizes 64" "$@" --tokenizer "$out/bpe/tokenizer.json"
 # a quarter of each text, read four times as often; held out is what is held out of the whole
 mkdir -p "$out/quarter/train" "$out/quarter/heldout"
 for text in "$@"; do
@@ -75,3 +86,22 @@ done
 set -- "$out/quarter/train" --val-data "$out/quarter/heldout" --tokenizer "$out/bpe/tokenizer.json"
 train quarter "--budget 3e13 --variants plain --sizes 48,64,80" "$@"
 train quarter "--budget 3e13 --variants mod --sizes 64,80,96" "$@"
+time_steps quarter "--budget 3e13 --variants plain --sizes 64" "$@"
+
+# More text: the documentation of Linux beside the four, its files in an order that makes the last twentieth a fair share of them all.
+set --
+for name in kjv.txt tinyshakespeare.txt wikitext2-test.txt wikitext2-valid.txt; do
+    set -- "$@" "$texts/$name"
+done
+more=$out/more-text
+mkdir -p "$more"
+if [ ! -e "$more/documentation.txt" ]; then
+    tar -xJf "$linux" -C "$more" --wildcards 'linux-source-6.1/Documentation/*'
+    (cd "$more/linux-source-6.1/Documentation" && find . -type f \( -name '*.rst' -o -name '*.txt' \) -not -path './translations/*' \
+        -not -path './devicetree/*' -print0 | xargs -0 md5sum | LC_ALL=C sort | cut -c35- | tr '\n' '\0' | xargs -0 cat) >"$more/documentation.part"
+    rm -r "$more/linux-source-6.1"
+    mv "$more/documentation.part" "$more/documentation.txt"
+fi
+set -- "$@" "$more/documentation.txt"
+[ -e "$more/tokenizer.json" ] || "$fathom" tokenizer train --vocab 1024 --data "$@" --out "$more/tokenizer.json"
+set -- "$@" --tokenizer "$more/tokenizer.json"
