@@ -244,9 +244,12 @@ static void print_comparison(const comparison *c)
     printf("%-16s %9.3g  %+.2f %% %s", c->other->points->variant, c->other->points->budget, 100 * c->difference,
            interval_text(c->difference_range, 100, 2, false, loss));
     if (c->matches)
-        printf("  the plain optimum's loss at %.3f x its forward FLOPs %s, %.2f x its tokens/s %s\n", c->match_flops_ratio,
-               interval_text(c->match_flops_range, 1, 3, false, flops), c->match_speed_ratio,
-               interval_text(c->match_speed_range, 1, 2, false, speed));
+        printf("  the plain optimum's loss at %.3f x its forward FLOPs %s, ", c->match_flops_ratio,
+               interval_text(c->match_flops_range, 1, 3, false, flops));
+    if (c->matches && isfinite(c->match_speed_ratio))
+        printf("%.2f x its tokens/s %s\n", c->match_speed_ratio, interval_text(c->match_speed_range, 1, 2, false, speed));
+    else if (c->matches)
+        printf("whose speed was not timed\n");
     else
         printf("  %s\n", c->reaches ? "reaches the plain optimum's loss below the sizes trained" : "never reaches the plain optimum's loss");
 }

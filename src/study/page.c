@@ -47,9 +47,12 @@ static void put_comparisons(FILE *to, const study_summary *s)
         if (!c->matches)
             fprintf(to, "<td colspan=\"3\">%s\n", c->reaches ? "below the sizes trained" : "never reaches it");
         else
-            fprintf(to, "<td>%.2f<td>%.3f %s<td>%.2f %s\n", c->match_size / c->plain->causal.size, c->match_flops_ratio,
-                    interval_text(c->match_flops_range, 1, 3, false, flops), c->match_speed_ratio,
-                    interval_text(c->match_speed_range, 1, 2, false, speed));
+            fprintf(to, "<td>%.2f<td>%.3f %s", c->match_size / c->plain->causal.size, c->match_flops_ratio,
+                    interval_text(c->match_flops_range, 1, 3, false, flops));
+        if (c->matches && isfinite(c->match_speed_ratio))
+            fprintf(to, "<td>%.2f %s\n", c->match_speed_ratio, interval_text(c->match_speed_range, 1, 2, false, speed));
+        else if (c->matches)
+            fputs("<td>not timed\n", to);
     }
     fputs("</table>\n", to);
 }

@@ -109,6 +109,10 @@ for width in (16, 32, 48, 64, 80):  # with a slope the optimum lies below the la
     run["loss_causal"] += 0.1 * math.log(run["size"])
     os.remove(path) if width < 48 else json.dump(run, open(path, "w"))
 PY
+echo '{"shapes": [{"variant": "mod", "width": 16, "ms_per_step": 1, "tokens_per_s": 1}]}' >"$work/known/speeds.json"
+check "a speed that was not timed is not told" sh -c "$fathom isoflop --out '$work/known' --report >'$work/out' && grep -q 'mod .*its forward FLOPs .*whose speed was not timed' '$work/out' && ! grep -qi 'nan' '$work/out'"
+check "nor on the page" sh -c "grep -q 'not timed' '$work/known/report.html' && ! grep -q '>[+-]*nan' '$work/known/report.html'"
+rm "$work/known/speeds.json"
 check "an optimum below the sizes is not known" sh -c "$fathom isoflop --out '$work/known' --report >'$work/out' && grep -q 'stochastic  *1e+14  no optimum: below the sizes trained' '$work/out'"
 check "nor in the files" python3 -c "import json; r = json.load(open('$work/known/results.json')); assert [o['causal'] for o in r['optima'] if o['variant'] == 'stochastic' and o['budget'] == 1e14] == [None]"
 sed -i 's/"loss_causal": [0-9.]*/"loss_causal": null/; s/"loss": [0-9.]*/"loss": null/' "$work"/known/runs/mod-*-1e+14-1.json
