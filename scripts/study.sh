@@ -75,6 +75,9 @@ train bpe "--budget 3e13 --variants plain,mod,mod-c0.25,stochastic" "$@" --token
 train bpe "--budget 3e13 --variants plain --sizes 48,64,80 --seeds 2" "$@" --tokenizer "$out/bpe/tokenizer.json"
 train bpe "--budget 3e13 --variants mod --sizes 64,80,96 --seeds 2" "$@" --tokenizer "$out/bpe/tokenizer.json"
 train bpe "--budget 1e14 --variants plain,mod --sizes 64,80,96,128" "$@" --tokenizer "$out/bpe/tokenizer.json"
+train bpe "--budget 3e13 --variants plain-b12,mod-b12 --sizes 48,64" "$@" --tokenizer "$out/bpe/tokenizer.json"
+train bpe "--budget 3e13 --variants mod-b12,mod-b16 --sizes 80" "$@" --tokenizer "$out/bpe/tokenizer.json"
+train bpe "--budget 1e14 --variants mod-b12 --sizes 96,128" "$@" --tokenizer "$out/bpe/tokenizer.json"
 time_steps bpe "--budget 3e13 --variants plain --sizes 64" "$@" --tokenizer "$out/bpe/tokenizer.json"
 # a quarter of each text, read four times as often; held out is what is held out of the whole
 mkdir -p "$out/quarter/train" "$out/quarter/heldout"
@@ -105,3 +108,8 @@ fi
 set -- "$@" "$more/documentation.txt"
 [ -e "$more/tokenizer.json" ] || "$fathom" tokenizer train --vocab 1024 --data "$@" --out "$more/tokenizer.json"
 set -- "$@" --tokenizer "$more/tokenizer.json"
+train more-text "--budget 3e13 --variants plain --sizes 48,64,80" "$@"
+train more-text "--budget 3e13 --variants mod --sizes 64,80,96" "$@"
+train more-text "--budget 3e14 --variants plain --sizes 80,96,128,160" "$@"
+train more-text "--budget 3e14 --variants mod --sizes 96,128,160,192" "$@"
+time_steps more-text "--budget 3e13 --variants plain --sizes 64" "$@"

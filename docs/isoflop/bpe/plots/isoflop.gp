@@ -154,13 +154,91 @@ $block4 << EOD
 1.60563e+06 2.902281
 EOD
 $block5 << EOD
+331776 3.126126
+638976 3.090500
+952320 3.138006
+EOD
+$block6 << EOD
+331776 3.126126
+337658 3.123327
+343645 3.120630
+349737 3.118034
+355938 3.115540
+362248 3.113148
+368671 3.110857
+375207 3.108668
+381859 3.106580
+388629 3.104594
+395520 3.102710
+402532 3.100927
+409668 3.099246
+416932 3.097666
+424324 3.096188
+431847 3.094811
+439503 3.093536
+447295 3.092363
+455225 3.091291
+463296 3.090321
+471510 3.089452
+479870 3.088685
+488377 3.088020
+497036 3.087456
+505848 3.086994
+514816 3.086633
+523944 3.086374
+533233 3.086216
+542687 3.086160
+552308 3.086206
+562100 3.086353
+572066 3.086602
+582208 3.086952
+592531 3.087404
+603036 3.087958
+613727 3.088613
+624608 3.089370
+635682 3.090228
+646952 3.091188
+658422 3.092249
+670096 3.093412
+681976 3.094677
+694067 3.096043
+706373 3.097511
+718896 3.099080
+731642 3.100751
+744613 3.102524
+757815 3.104398
+771250 3.106374
+784924 3.108451
+798840 3.110630
+813003 3.112910
+827417 3.115292
+842087 3.117776
+857016 3.120361
+872211 3.123048
+887674 3.125836
+903412 3.128726
+919429 3.131718
+935730 3.134811
+952320 3.138006
+EOD
+$block7 << EOD
+543172 3.086160
+EOD
+$block8 << EOD
+1327104 2.904471
+2408448 2.920571
+EOD
+$block9 << EOD
+1269760 3.148949
+EOD
+$block10 << EOD
 221184 3.197322
 425984 3.067038
 634880 3.103991
 884736 3.113164
 1605632 3.174696
 EOD
-$block6 << EOD
+$block11 << EOD
 221184 3.188163
 228614 3.181574
 236293 3.175205
@@ -223,10 +301,10 @@ $block6 << EOD
 1.55345e+06 3.175886
 1.60563e+06 3.182278
 EOD
-$block7 << EOD
+$block12 << EOD
 604778 3.086189
 EOD
-$block8 << EOD
+$block13 << EOD
 106496 3.321197
 221184 3.153951
 221184 3.153653
@@ -236,7 +314,7 @@ $block8 << EOD
 634880 3.128201
 884736 3.153473
 EOD
-$block9 << EOD
+$block14 << EOD
 106496 3.315566
 110321 3.305671
 114283 3.296027
@@ -299,16 +377,16 @@ $block9 << EOD
 854061 3.160581
 884736 3.165473
 EOD
-$block10 << EOD
+$block15 << EOD
 436549 3.115254
 EOD
-$block11 << EOD
+$block16 << EOD
 425984 2.965086
 634880 2.964839
 884736 2.917352
 1605632 2.928466
 EOD
-$block12 << EOD
+$block17 << EOD
 425984 2.970950
 435509 2.969343
 445248 2.967764
@@ -371,17 +449,21 @@ $block12 << EOD
 1.57051e+06 2.925285
 1.60563e+06 2.925373
 EOD
-$block13 << EOD
+$block18 << EOD
 1.48413e+06 2.925191
 EOD
-$block14 << EOD
+$block19 << EOD
+331776 3.149668
+638976 3.152839
+EOD
+$block20 << EOD
 221184 3.243245
 425984 3.135600
 634880 3.132000
 1605632 3.165253
 2539520 3.281028
 EOD
-$block15 << EOD
+$block21 << EOD
 221184 3.244404
 230367 3.235606
 239931 3.227122
@@ -444,7 +526,7 @@ $block15 << EOD
 2.43829e+06 3.263048
 2.53952e+06 3.272792
 EOD
-$block16 << EOD
+$block22 << EOD
 704947 3.116817
 EOD
 set terminal svg size 900,520 font 'sans,13' background '#ffffff'
@@ -454,18 +536,24 @@ plot $block0 with points lc rgb '#0072b2' pt 7 ps 0.8 title 'mod 3e+13', \
   $block2 with points lc rgb '#0072b2' pt 3 ps 1.6 notitle, \
   $block3 with points lc rgb '#0072b2' pt 5 ps 0.8 title 'mod 1e+14', \
   $block4 with lines lc rgb '#0072b2' dt 1 notitle, \
-  $block5 with points lc rgb '#d55e00' pt 7 ps 0.8 title 'mod-c0.25 3e+13', \
+  $block5 with points lc rgb '#d55e00' pt 7 ps 0.8 title 'mod-b12 3e+13', \
   $block6 with lines lc rgb '#d55e00' dt 1 notitle, \
   $block7 with points lc rgb '#d55e00' pt 3 ps 1.6 notitle, \
-  $block8 with points lc rgb '#009e73' pt 7 ps 0.8 title 'plain 3e+13', \
-  $block9 with lines lc rgb '#009e73' dt 1 notitle, \
-  $block10 with points lc rgb '#009e73' pt 3 ps 1.6 notitle, \
-  $block11 with points lc rgb '#009e73' pt 5 ps 0.8 title 'plain 1e+14', \
-  $block12 with lines lc rgb '#009e73' dt 1 notitle, \
-  $block13 with points lc rgb '#009e73' pt 3 ps 1.6 notitle, \
-  $block14 with points lc rgb '#cc79a7' pt 7 ps 0.8 title 'stochastic 3e+13', \
-  $block15 with lines lc rgb '#cc79a7' dt 1 notitle, \
-  $block16 with points lc rgb '#cc79a7' pt 3 ps 1.6 notitle
+  $block8 with points lc rgb '#d55e00' pt 5 ps 0.8 title 'mod-b12 1e+14', \
+  $block9 with points lc rgb '#009e73' pt 7 ps 0.8 title 'mod-b16 3e+13', \
+  $block10 with points lc rgb '#cc79a7' pt 7 ps 0.8 title 'mod-c0.25 3e+13', \
+  $block11 with lines lc rgb '#cc79a7' dt 1 notitle, \
+  $block12 with points lc rgb '#cc79a7' pt 3 ps 1.6 notitle, \
+  $block13 with points lc rgb '#e69f00' pt 7 ps 0.8 title 'plain 3e+13', \
+  $block14 with lines lc rgb '#e69f00' dt 1 notitle, \
+  $block15 with points lc rgb '#e69f00' pt 3 ps 1.6 notitle, \
+  $block16 with points lc rgb '#e69f00' pt 5 ps 0.8 title 'plain 1e+14', \
+  $block17 with lines lc rgb '#e69f00' dt 1 notitle, \
+  $block18 with points lc rgb '#e69f00' pt 3 ps 1.6 notitle, \
+  $block19 with points lc rgb '#56b4e9' pt 7 ps 0.8 title 'plain-b12 3e+13', \
+  $block20 with points lc rgb '#8c564b' pt 7 ps 0.8 title 'stochastic 3e+13', \
+  $block21 with lines lc rgb '#8c564b' dt 1 notitle, \
+  $block22 with points lc rgb '#8c564b' pt 3 ps 1.6 notitle
 set terminal pngcairo size 1350,780 font 'sans,18'
 set output name.'.png'
 replot
