@@ -213,11 +213,15 @@ static fathom_status check(bench_command *c, const char *what, int *chosen, fath
     if (c->long_prompt < 0 || c->long_prompt > 1 << 20 || (c->long_prompt > 0 && c->streams < 2))
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "--long-prompt: %lld: must be 0 to 1048576, with 2 streams or more",
                            (long long)c->long_prompt);
+    TRY(threads_check(c->threads, err));
     TRY(train_dtype_parse(c->dtype, &c->bf16, err));
     if (!weight_type_parse(c->weights_name, &c->weights))
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "--weights: %s: must be one of fp32, bf16, q8", c->weights_name);
     for (size_t i = 0; i < sizeof measurements / sizeof *measurements; i++)
         if (strcmp(what, measurements[i].name) == 0) {
+            if (measurements[i].run == bench_gemm && !model_flags_untouched(&c->shape))
+                return status_fail(err, FATHOM_INVALID_ARGUMENT, "bench: gemm: multiplies matrices of its own: --layers, --mod and their kin do "
+                                   "not go with it");
             *chosen = (int)i;
             return FATHOM_OK;
         }

@@ -101,6 +101,8 @@ int command_calibrate(int argc, char **argv)
         status = status_fail(&err, FATHOM_INVALID_ARGUMENT, "--batch: %lld: must be 1 to 1048576", (long long)c.batch);
     if (status == FATHOM_OK)
         status = data_format_parse(c.data_format, &c.raw, &err);
+    if (status == FATHOM_OK)
+        status = threads_check(c.threads, &err);
     if (status != FATHOM_OK) {
         options_free(&parsed);
         return cli_usage(&err);

@@ -88,6 +88,8 @@ bool model_flags_untouched(const model_flags *f);
     {OPTION_NUMBER, "expert-balance-weight", &(f)->expert_balance_weight, "X", "weight of token-choice's balancing loss (0.01)"}, \
     {OPTION_TEXT, "mode", &(f)->mode, "M", "with --mod: staged (routed blocks of experts), integrated (no-op experts among them) (staged)"}, \
     {OPTION_INTEGER, "no-op-experts", &(f)->no_op_experts, "N", "integrated: outputs of the router that do nothing (1)"}
+/* --threads: 0 (all) to THREADS_MOST. To be called before the value is cut to an int. */
+fathom_status threads_check(int64_t threads, fathom_error *err);
 /* --data-format: auto, or nanogpt (raw uint16 ids) */
 fathom_status data_format_parse(const char *text, bool *raw, fathom_error *err);
 #define DATA_FORMAT_OPTION(target)                                                                                        \

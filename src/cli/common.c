@@ -8,6 +8,7 @@
 
 #include "base/timing.h"
 #include "cli/cli.h"
+#include "kernels/kernels.h"
 
 int cli_fail(const fathom_error *err)
 {
@@ -56,6 +57,13 @@ json_t *cli_text(const char *text, size_t length)
     json_t *result = clean ? json_stringn(clean, n) : NULL;
     free(clean);
     return result;
+}
+
+fathom_status threads_check(int64_t threads, fathom_error *err)
+{
+    if (threads >= 0 && threads <= THREADS_MOST)
+        return FATHOM_OK;
+    return status_fail(err, FATHOM_INVALID_ARGUMENT, "--threads: %lld: must be 0 (all) to %d", (long long)threads, THREADS_MOST);
 }
 
 fathom_status data_format_parse(const char *text, bool *raw, fathom_error *err)

@@ -116,6 +116,8 @@ static fathom_status convert_routed(convert_command *c, fathom_error *err)
     TRY(routed_shape(c, &config, err));
     if (routers_read_text(&config) && c->data.count == 0)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "--data: needed with --mod %s: new routers start from text", c->shape.mod);
+    if (!routers_read_text(&config) && c->data.count > 0)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--data: %s: these routers start without text", c->data.items[0]);
     fathom_status status = model_init(&m, &config, WEIGHT_F32, &kn, err);
     if (status == FATHOM_OK)
         status = model_randomize(&m, 1, err);
@@ -154,6 +156,8 @@ static fathom_status check(convert_command *c, const options_result *parsed, fat
     c->routes = !model_flags_untouched(&c->shape);
     if (c->data.count > 0 && !c->routes)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "--data: only new routers read text: --mod");
+    if (c->data.count == 0 && c->data_format)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--data-format: %s: needs --data", c->data_format);
     return FATHOM_OK;
 }
 

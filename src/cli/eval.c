@@ -109,6 +109,8 @@ int command_eval(int argc, char **argv)
         status = status_fail(&err, FATHOM_INVALID_ARGUMENT, "--tokens: %lld: must be 0 (all) or above", (long long)c.tokens);
     if (status == FATHOM_OK)
         status = data_format_parse(c.data_format, &c.raw, &err);
+    if (status == FATHOM_OK)
+        status = threads_check(c.threads, &err);
     if (status != FATHOM_OK) {
         options_free(&parsed);
         return cli_usage(&err);

@@ -79,6 +79,8 @@ int command_flops(int argc, char **argv)
     if (status == FATHOM_OK && parsed.help)
         return EXIT_OK;
     model_config c;
+    if (status == FATHOM_OK && (batch < 1 || batch > 1 << 20))
+        status = status_fail(&err, FATHOM_INVALID_ARGUMENT, "--batch: %lld: must be 1 to 1048576", (long long)batch);
     if (status == FATHOM_OK)
         status = model_flags_check_use(&shape, &err);
     if (status == FATHOM_OK)

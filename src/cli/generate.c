@@ -111,6 +111,8 @@ int command_generate(int argc, char **argv)
                              (int)ENGINE_MAX_ACTIVE);
     else if (status == FATHOM_OK && (c.top_k < 0 || c.top_k > INT32_MAX))
         status = status_fail(&err, FATHOM_INVALID_ARGUMENT, "--top-k: %lld: must be 0 (off) or above", (long long)c.top_k);
+    if (status == FATHOM_OK)
+        status = threads_check(c.threads, &err);
     if (status != FATHOM_OK) {
         options_free(&parsed);
         return cli_usage(&err);

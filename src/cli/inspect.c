@@ -247,6 +247,8 @@ static fathom_status read_text(const inspect_command *c, const fathom_model *mod
     *count = (int64_t)list.count;
     if (c->file)
         file_map_close(&map);
+    if (status == FATHOM_OK && *count == 0)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "%s: no tokens", c->file ? c->file : "--text");
     return status;
 }
 
@@ -301,6 +303,7 @@ static int run(const inspect_command *c, const char *dir, routing r)
 
 static fathom_status check(const inspect_command *c, int directories, routing *r, fathom_error *err)
 {
+    TRY(threads_check(c->threads, err));
     *r = strcmp(c->routing, "topk") == 0 ? ROUTING_TOPK : ROUTING_CAUSAL;
     if (directories != 1)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "inspect needs a model directory");

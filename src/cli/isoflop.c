@@ -87,6 +87,7 @@ static fathom_status check(isoflop_command *c, fathom_error *err)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "--out: needed: the study's folder");
     if (c->report_only && c->speed)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "--speed: not with --report, which measures nothing");
+    TRY(threads_check(c->threads, err));
     if (c->report_only)
         return FATHOM_OK;
     if (c->data.count == 0)

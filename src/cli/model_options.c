@@ -59,11 +59,15 @@ static fathom_status choose_layers(const model_flags *f, model_config *c, fathom
     if (!f->mod_layers) {
         if (f->mod_every < 1)
             return status_fail(err, FATHOM_INVALID_ARGUMENT, "--mod-every: %lld: must be 1 or more", (long long)f->mod_every);
+        if (f->mod_every > c->layers)
+            return status_fail(err, FATHOM_INVALID_ARGUMENT, "--mod-every: %lld: no block is routed: the model has %lld",
+                               (long long)f->mod_every, (long long)c->layers);
         for (int64_t l = f->mod_every - 1; l < c->layers; l += f->mod_every)
             c->mod.capacity[l] = 1;
         return FATHOM_OK;
     }
-    for (const char *p = f->mod_layers; *p;) {
+    const char *p = f->mod_layers;
+    do {
         char *end;
         const long long layer = strtoll(p, &end, 10);
         if (end == p || (*end && *end != ',') || layer < 0 || layer >= c->layers || c->mod.capacity[layer] > 0)
@@ -71,7 +75,7 @@ static fathom_status choose_layers(const model_flags *f, model_config *c, fathom
                                f->mod_layers, (long long)c->layers - 1);
         c->mod.capacity[layer] = 1;
         p = *end ? end + 1 : end;
-    }
+    } while (*p);
     return FATHOM_OK;
 }
 
@@ -267,6 +271,9 @@ fathom_status model_flags_route(const model_flags *f, model_config *c, fathom_er
 {
     TRY(build_mod(f, c, err));
     TRY(build_experts(f, c, err));
+    if (f->mod_predictor_hidden && !c->mod.predictor_hidden && !c->experts.predictor_hidden)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--mod-predictor-hidden: %lld: the model has no predictor",
+                           (long long)f->mod_predictor_hidden);
     return model_config_check(c, err);
 }
 

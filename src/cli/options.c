@@ -127,14 +127,18 @@ static fathom_status read_config(const options_input *in, const char *path, opti
 /* --config is read before the other options, wherever it stands. */
 static fathom_status find_config(const options_input *in, int argc, char **argv, options_result *out, fathom_error *err)
 {
+    const char *path = NULL;
     for (int i = 0; i < argc; i++) {
-        if (strncmp(argv[i], "--config=", 9) == 0)
-            return read_config(in, argv[i] + 9, out, err);
-        if (strcmp(argv[i], "--config") == 0)
-            return i + 1 < argc ? read_config(in, argv[i + 1], out, err)
-                                : status_fail(err, FATHOM_INVALID_ARGUMENT, "--config: needs a value");
+        const bool separate = strcmp(argv[i], "--config") == 0;
+        if (!separate && strncmp(argv[i], "--config=", 9) != 0)
+            continue;
+        if (separate && i + 1 == argc)
+            return status_fail(err, FATHOM_INVALID_ARGUMENT, "--config: needs a value");
+        if (path)
+            return status_fail(err, FATHOM_INVALID_ARGUMENT, "--config: %s: given twice", separate ? argv[i + 1] : argv[i] + 9);
+        path = separate ? argv[++i] : argv[i] + 9;
     }
-    return FATHOM_OK;
+    return path ? read_config(in, path, out, err) : FATHOM_OK;
 }
 
 /* One option at argv[*i]; leaves *i at the last word it took. A list given on the command line replaces the file's. */

@@ -82,7 +82,7 @@ static fathom_status check(const serve_command *c, fathom_error *err)
     const server_options *o = &c->options;
     const int64_t most = INT64_C(1) << 40;
     TRY(range("port", c->port, 0, 65535, err));
-    TRY(range("threads", c->threads, 0, 4096, err));
+    TRY(threads_check(c->threads, err));
     TRY(range("max-body", o->max_body, 1024, INT64_C(1) << 30, err));
     TRY(range("max-prompt", o->max_prompt, 0, most, err));
     TRY(range("max-n", o->max_n, 1, 1024, err));

@@ -72,8 +72,7 @@ static fathom_status check(const tokenize_command *c, fathom_error *err)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "--shard-tokens: %lld: must be 1 to 2^40", (long long)c->shard_tokens);
     if (!(c->val_fraction >= 0 && c->val_fraction < 1))
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "--val-fraction: %g: must be in [0, 1)", c->val_fraction);
-    if (c->threads < 0 || c->threads > 4096)
-        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--threads: %lld: must be 0 (all) to 4096", (long long)c->threads);
+    TRY(threads_check(c->threads, err));
     return FATHOM_OK;
 }
 

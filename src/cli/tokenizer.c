@@ -56,8 +56,7 @@ static fathom_status check(tokenizer_command *c, fathom_error *err)
                            (long long)least, VOCAB_MAX);
     if (c->min_count < 1)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "--min-count: %lld: must be 1 or more", (long long)c->min_count);
-    if (c->threads < 0 || c->threads > 4096)
-        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--threads: %lld: must be 0 (all) to 4096", (long long)c->threads);
+    TRY(threads_check(c->threads, err));
     if (strcmp(c->pattern_name, "gpt2") != 0 && strcmp(c->pattern_name, "llama3") != 0)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "--pattern: %s: must be gpt2 or llama3", c->pattern_name);
     c->pattern = strcmp(c->pattern_name, "gpt2") == 0 ? PIECES_GPT2 : PIECES_LLAMA3;

@@ -378,8 +378,7 @@ static fathom_status check_command(train_command *c, tokenizer **tok, int argc, 
 {
     if (!c->out)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "--out: needed: the run directory");
-    if (c->threads < 0 || c->threads > 4096)
-        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--threads: %lld: must be 0 (all) to 4096", (long long)c->threads);
+    TRY(threads_check(c->threads, err));
     if (c->resume)
         TRY(adopt_saved(c, argc, argv, parsed, &c->resumed, err));
     const bool budget = c->options.steps > 0 || c->options.flops > 0 || c->options.epochs > 0;

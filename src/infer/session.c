@@ -52,6 +52,8 @@ fathom_status session_tokenizer(const fathom_model *model, const tokenizer **out
 fathom_status fathom_model_load(const char *dir, int threads, fathom_model **out, fathom_error *err)
 {
     *out = NULL;
+    if (threads < 0 || threads > THREADS_MOST)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "threads: %d: must be 0 (all) to %d", threads, THREADS_MOST);
     const int used = threads_set(threads);
     fathom_model *model = calloc(1, sizeof *model);
     char *path = path_join(dir, "tokenizer.json");

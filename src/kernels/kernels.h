@@ -278,7 +278,9 @@ kernels kernels_cpu(void);
 /* The name of the first entry that is NULL, or NULL when the table is complete. */
 const char *kernels_missing(const kernels *kn);
 
-/* Threads of what the calling thread computes by the CPU backend and oneDNN, one pool: 0 = all processors. Returns the number in force. */
+/* Threads of what the calling thread computes by the CPU backend and oneDNN, one pool: 0 (all processors) to THREADS_MOST. Returns the
+ * number in force. */
+enum { THREADS_MOST = 4096 };
 int threads_set(int count);
 int threads_count(void);
 

@@ -168,6 +168,8 @@ done
 "$fathom" train --data "$work/text.txt" --out "$work/dense" --steps 2 $shape >/dev/null 2>&1
 refuses "convert to a routed model without text" 1 "--data: needed with --mod topk" "$fathom" convert "$work/dense" "$work/again" --mod topk
 refuses "convert of text without routers" 2 "--data: only new routers" "$fathom" convert "$work/dense" "$work/again" --data "$work/text.txt"
+refuses "convert with text that no router reads" 1 "--data: $work/text.txt: these routers" "$fathom" convert "$work/dense" "$work/again" --mod stochastic --data "$work/text.txt"
+refuses "convert with a format of no data" 2 "--data-format: nanogpt: needs --data" "$fathom" convert "$work/dense" "$work/again" --data-format nanogpt
 check "convert to random routing" "$fathom" convert "$work/dense" "$work/random" --mod stochastic --quantize q8
 check "the converted model runs" "$fathom" eval "$work/random" --data "$work/text.txt"
 cp -r "$work/dense" "$work/odd"
@@ -260,6 +262,24 @@ refuses "choice without token-choice" 2 "choice" "$fathom" flops --mod topk --mo
 refuses "unknown capacity schedule" 2 "--mod-capacity-schedule" "$fathom" flops --mod topk --mod-capacity-schedule steep
 refuses "schedule with one capacity" 2 "--mod-capacity" "$fathom" flops --mod topk --mod-capacity-schedule linear
 refuses "schedule out of range" 2 "--mod-capacity" "$fathom" flops --mod topk --mod-capacity-schedule cosine --mod-capacity 0.5,1.5
+printf '{"layers": 3}' >"$work/one.json"
+refuses "a second --config" 2 "--config: $work/one.json: given twice" "$fathom" flops --config "$work/one.json" --layers 2 --config="$work/one.json"
+for threads in -1 99999999999; do
+    refuses "eval --threads $threads" 2 "--threads: $threads: must be" "$fathom" eval "$work/run" --data "$work/text.txt" --threads $threads
+    refuses "generate --threads $threads" 2 "--threads: $threads: must be" "$fathom" generate "$work/run" --prompt a --threads $threads
+    refuses "inspect --threads $threads" 2 "--threads: $threads: must be" "$fathom" inspect "$work/run" --text a --threads $threads
+    refuses "calibrate --threads $threads" 2 "--threads: $threads: must be" "$fathom" calibrate "$work/run" --data "$work/text.txt" --threads $threads
+    refuses "bench --threads $threads" 2 "--threads: $threads: must be" "$fathom" bench gemm --threads $threads
+done
+refuses "shape options of bench gemm" 2 "bench: gemm" "$fathom" bench gemm --dim 64
+refuses "no block routed" 2 "--mod-every: 9: no block is routed" "$fathom" flops --mod topk --mod-every 9 --layers 2
+refuses "an empty list of routed blocks" 2 "--mod-layers" "$fathom" flops --mod topk --mod-layers ""
+refuses "a predictor's width without one" 2 "--mod-predictor-hidden: 3" "$fathom" flops --mod-predictor-hidden 3
+refuses "a predictor's width beside another rule" 2 "--mod-predictor-hidden: 3" "$fathom" flops --mod topk --mod-causal aux --mod-predictor-hidden 3
+check "a predictor's width of experts" sh -c "'$fathom' flops --experts 4 --experts-per-token 1 --expert-router expert-choice --mod-predictor-hidden 3 >/dev/null"
+refuses "flops --batch 0" 2 "--batch: 0" "$fathom" flops --batch 0
+refuses "an empty text to inspect" 1 "--text: no tokens" "$fathom" inspect "$work/run" --text ""
+refuses "an empty file to inspect" 1 "empty.txt: no tokens" "$fathom" inspect "$work/run" --file "$work/empty.txt"
 refuses "capacity list of the wrong length" 2 "--mod-capacity" "$fathom" flops --layers 8 --mod topk --mod-capacity 0.5,0.25
 check "a full stdout is an error" sh -c "! '$fathom' inspect '$work/run' --text 'line 7' >/dev/full 2>/dev/null"
 cp -r "$work/dial" "$work/onward"

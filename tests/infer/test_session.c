@@ -305,6 +305,11 @@ static void a_tokenizer_that_lacks_a_byte(void **state)
     json_decref(root);
     if (fathom_model_load("saved", 1, &loaded, &err) != FATHOM_OK)
         fail_msg("%s", err.message);
+    fathom_model *none;
+    for (int threads = -1; threads < 5000; threads += 4098) {
+        assert_int_equal(fathom_model_load("saved", threads, &none, &err), FATHOM_INVALID_ARGUMENT);
+        assert_non_null(strstr(err.message, "threads"));
+    }
     assert_null(fathom_model_tokenizer(loaded));
     assert_int_equal(fathom_encode(loaded, "a", 1, ids, 4, &count, &err), FATHOM_UNSUPPORTED);
     assert_non_null(strstr(err.message, "byte 113"));
