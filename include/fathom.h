@@ -93,7 +93,7 @@ typedef struct fathom_model_info {
 
 /* Loads the model directory dir (config.json, model.safetensors or the files that its index names, tokenizer.json). Without a
  * tokenizer.json that is read here only token ids serve: what takes text fails. threads: that each call which computes with the model uses,
- * whichever thread makes it; 0 = all processors.
+ * whichever thread makes it: 0 (all processors) to 4096.
  * On success *out is owned by the caller: fathom_model_free. */
 FATHOM_API fathom_status fathom_model_load(const char *dir, int threads, fathom_model **out, fathom_error *err);
 FATHOM_API void fathom_model_free(fathom_model *model); /* NULL is fine */
@@ -288,8 +288,7 @@ typedef struct fathom_loss_result {
 
 /* The mean cross-entropy of tokens 1 to count - 1 (count is 2 or more) given those before them, in windows of T = min(count - 1,
  * max_tokens): window w reads tokens [w T, w T + T), each on its own, and predicts the token after each of them. It is the loss that
- * `fathom eval --seq-len T` reports for these tokens; a last window that is shorter is filled up with token 0, which is not counted
- * but takes part in top-k routing. */
+ * `fathom eval --seq-len T` reports for these tokens; a last window that is shorter goes by itself, at its own length. */
 FATHOM_API fathom_status fathom_loss(const fathom_model *model, const int32_t *ids, size_t count, fathom_routing routing,
                                      fathom_loss_result *out, fathom_error *err);
 

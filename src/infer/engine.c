@@ -187,7 +187,8 @@ fathom_status fathom_engine_new(const fathom_model *model, const fathom_engine_o
     const model_config *c = &model->m.config;
     e->model = model;
     e->options = *options;
-    const int64_t wanted = max64(options->max_active, max64(ALONE_TOKENS, options->prefill_tokens));
+    /* no more than every sequence at its full length */
+    const int64_t wanted = max64(options->max_active, max64(ALONE_TOKENS, min64(options->prefill_tokens, options->max_active * c->seq_len)));
     const int64_t each = (wanted + options->max_active - 1) / options->max_active;
     e->rows = options->max_active * min64(each, c->seq_len);
     const fathom_status status = allocate(e, err);

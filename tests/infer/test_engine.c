@@ -483,6 +483,11 @@ static void refusals(void **state)
     options.max_active = 0;
     assert_int_equal(fathom_engine_new(&owner, &options, &e, &err), FATHOM_INVALID_ARGUMENT);
     assert_non_null(strstr(err.message, "max_active"));
+    options = fathom_engine_defaults();
+    options.prefill_tokens = INT64_MAX; /* no bound of its own: the sequences' lengths are one */
+    if (fathom_engine_new(&owner, &options, &e, &err) != FATHOM_OK)
+        fail_msg("%s", err.message);
+    fathom_engine_free(e);
     release(&owner);
 }
 
