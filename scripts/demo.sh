@@ -18,7 +18,9 @@ data=
 for folder in /usr/include/linux /usr/include/asm-generic; do [ -d $folder ] && data="$data $folder"; done
 [ -n "$data" ] || { echo "fathom: no C headers under /usr/include: install libc6-dev" >&2; exit 1; }
 
-rm -rf "$out"
+for name in plain small mod stochastic; do
+    rm -rf "${out:?}/$name" "$out/$name.train.json" "$out/$name.flops.json" "$out/$name.generate.json" "$out/$name.ms"
+done
 mkdir -p "$out"
 began=$(date +%s)
 cat <<EOF

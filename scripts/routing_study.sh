@@ -48,7 +48,8 @@ run() {
     [ -s "$out/$run.json" ] && return
     rm -rf "${out:?}/$run"
     # shellcheck disable=SC2086  # lists of words
-    "$fathom" train --data "$data" --out "$out/$run" $common --seed "$seed" --lr "$rate" "$@" --json >"$out/$run.part" 2>"$out/$run.log"
+    "$fathom" train --data "$data" --out "$out/$run" $common --seed "$seed" --lr "$rate" "$@" --json >"$out/$run.part" 2>"$out/$run.log" ||
+        { cat "$out/$run.log" >&2; exit 1; }
     mv "$out/$run.part" "$out/$run.json"
     rm -rf "$out/$run/trainer"
 }
@@ -63,7 +64,7 @@ run_all() {
         [ -z "$first" ] || wait "$first"
         first=$last
     done
-    wait
+    wait "$last"
 }
 
 # The learning rate that gave a variant its lowest mean loss.
@@ -82,7 +83,7 @@ echo "| variant | rate | steps | parameters | FLOPs/token | loss as trained | ca
 echo "| --- | --- | --- | --- | --- | --- | --- |"
 variants | while IFS='|' read -r name options; do
     rate=$(best_rate "$name")
-    forward=$("$fathom" flops "$out/$name-1-$rate" --json)
+    forward=$("$fathom" flops "$out/$name-${seeds%% *}-$rate" --json)
     forward=$(echo "$forward" | sed -n 's/.*"forward_flops_per_token": *\([0-9.e+]*\).*/\1/p')
     for seed in $seeds; do
         json=$out/$name-$seed-$rate.json
