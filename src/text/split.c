@@ -3,6 +3,7 @@
 
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -92,6 +93,34 @@ static const char *class_of(char letter, bool in_class)
     }
 }
 
+/* \p{Han}: scripts, which PCRE2 reads as Script_Extensions since 10.40, and Oniguruma as Script, without the marks that several scripts share.
+ * Whether the name is a script's is PCRE2's to say; an older one, which does not know sc:, means Script by the name alone. */
+static bool is_script(const char *name, size_t bytes)
+{
+    char pattern[64];
+    int code;
+    size_t at;
+    if (snprintf(pattern, sizeof pattern, "\\p{sc:%.*s}", (int)(bytes < sizeof pattern ? bytes : sizeof pattern), name) >= (int)sizeof pattern)
+        return false;
+    pcre2_code *made = pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED, PCRE2_UTF, &code, &at, NULL);
+    pcre2_code_free(made);
+    return made != NULL;
+}
+
+/* \p{Name}, \p{^Name} */
+static fathom_status property(translation *t)
+{
+    const char *begin = t->at, *name = begin + 3, *end = begin[2] == '{' ? strchr(begin, '}') : NULL;
+    if (!end)
+        return refuse(t, begin, 2);
+    name += *name == '^';
+    t->at = end + 1;
+    TRY(text_buffer_add(&t->out, begin, (size_t)(name - begin), t->err));
+    if (is_script(name, (size_t)(end - name)))
+        TRY(put(t, "sc:"));
+    return text_buffer_add(&t->out, name, (size_t)(t->at - name), t->err);
+}
+
 static fathom_status escape(translation *t)
 {
     const char *begin = t->at, letter = begin[1];
@@ -100,13 +129,8 @@ static fathom_status escape(translation *t)
         t->at += 2;
         return put(t, class);
     }
-    if (letter == 'p' || letter == 'P') { /* \p{Name}, \p{^Name} */
-        const char *end = begin[2] == '{' ? strchr(begin, '}') : NULL;
-        if (!end)
-            return refuse(t, begin, 2);
-        t->at = end + 1;
-        return text_buffer_add(&t->out, begin, (size_t)(t->at - begin), t->err);
-    }
+    if (letter == 'p' || letter == 'P')
+        return property(t);
     if (letter == 'x' || letter == 'u') { /* \xHH, \uHHHH, \x{H...} */
         const char *digits = begin + 2;
         const bool braces = letter == 'x' && *digits == '{';

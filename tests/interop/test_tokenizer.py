@@ -209,6 +209,23 @@ def test_word_characters_around_added_tokens(library, tmp_path):
     assert different == []
 
 
+# What PCRE2 by itself reads otherwise.
+PATTERNS = [r"\p{Han}+", r"[\p{Han}x]", r"\P{Greek}", r"\p{^Latin}", r"\p{Cyrillic}", r"\p{Arabic}", r"\p{Hiragana}", r"\p{Katakana}", r"\p{Hangul}",
+            r"\p{Devanagari}", r"\p{Thai}", r"\p{Common}+", r"\p{Inherited}", r"[^\s\p{Han}\p{L}]", r"\p{Lo}"]
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_patterns(library, tmp_path, pattern):
+    """A Split by each, on every character by itself and on what tokenizers stumble over."""
+    tokenizer = trained(["some text"])
+    split = pre_tokenizers.Split(Regex(pattern), "removed")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    ours = Ours(library, tmp_path)
+    for text in ["\n".join(known_characters()), *random_texts(500, 21)]:
+        assert ours.encode(text) == tokenizer.encode(text).ids
+
+
 def test_the_byte_tokenizer_is_read_by_theirs(fathom, library, tmp_path):
     (tmp_path / "text.txt").write_text("".join(f"{i}\n" for i in range(400)))
     fathom("train", "--data", tmp_path / "text.txt", "--out", tmp_path / "run", "--steps", 1, "--layers", 1, "--dim", 32, "--heads", 1,

@@ -189,6 +189,27 @@ static void known_patterns_split(void **state)
     splitter_free(llama);
 }
 
+/* What Oniguruma makes of a pattern, where PCRE2 would make something else of it. */
+static void assert_splits(const char *pattern, const char *text, const char *expected)
+{
+    splitter *s = splitter_of(&(split_step){.pattern = pattern, .behavior = SPLIT_ISOLATED}, 1);
+    assert_pieces(s, text, expected);
+    splitter_free(s);
+}
+
+static void scripts_are_without_what_several_share(void **state)
+{
+    (void)state;
+    static const char text[] = "a\u4f60\u597d\u3001\u4e16\u754c\u3002"; /* Chinese marks are of the Common script */
+    assert_splits("\\p{Han}+", text, "a/\u4f60\u597d/\u3001/\u4e16\u754c/\u3002/");
+    assert_splits("[\\p{Han}b]+", text, "a/\u4f60\u597d/\u3001/\u4e16\u754c/\u3002/");
+    assert_splits("\\P{han}+", text, "a/\u4f60\u597d/\u3001/\u4e16\u754c/\u3002/");
+    assert_splits("\\p{^Han}", text, "a/\u4f60\u597d/\u3001/\u4e16\u754c/\u3002/");
+    assert_splits("\\p{Greek}+", "\u03b1\u0342b", "\u03b1/\u0342b/");
+    assert_splits("\\p{Common}", text, "a\u4f60\u597d/\u3001/\u4e16\u754c/\u3002/");
+    assert_splits("\\p{L}+", text, "a\u4f60\u597d/\u3001/\u4e16\u754c/\u3002/");
+}
+
 static void matches_go_where_they_are_told(void **state)
 {
     (void)state;
@@ -427,6 +448,7 @@ int main(void)
         cmocka_unit_test(valid_utf8_is_told),           cmocka_unit_test(text_is_normalized),
         cmocka_unit_test(normalizing_is_utf8procs),     cmocka_unit_test(many_marks_take_no_longer),
         cmocka_unit_test(known_patterns_split),         cmocka_unit_test(matches_go_where_they_are_told),
+        cmocka_unit_test(scripts_are_without_what_several_share),
         cmocka_unit_test(strange_patterns_are_refused), cmocka_unit_test(merges_go_by_rank),
         cmocka_unit_test(long_pieces_take_no_longer),   cmocka_unit_test(vocabularies_that_cannot_be_are_refused),
         cmocka_unit_test(collisions_on_purpose_are_refused),
