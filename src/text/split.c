@@ -152,7 +152,29 @@ static fathom_status escape(translation *t)
     return text_buffer_add(&t->out, begin, 2, t->err);
 }
 
-/* One element of the pattern. Ruby reads x{1,2}+ as (x{1,2})+, PCRE2 as possessive, and x{,2} as x{0,2}; set operations and sets in sets are Ruby's own. */
+/* A brace, outside of a class. Ruby reads x{1,2}+ as (x{1,2})+, PCRE2 as possessive; x{2}? as (x{2})?, PCRE2 as lazy (x{1,2}? is lazy in both);
+ * x{,2} as x{0,2}. Any other brace is one, also where a newer PCRE2 sees an interval with spaces in it. */
+static fathom_status brace(translation *t)
+{
+    static const char digits[] = "0123456789";
+    const char *p = t->at, *end = p + 1 + strspn(p + 1, digits);
+    const bool comma = *end == ',';
+    if (end == p + 1 && comma)
+        return refuse(t, p, 2);
+    if (comma)
+        end += 1 + strspn(end + 1, digits);
+    if (end == p + 1 || *end != '}') {
+        t->at++;
+        return put(t, "\\{");
+    }
+    end++;
+    if (*end == '+' || (*end == '?' && !comma))
+        return refuse(t, p, (size_t)(end + 1 - p));
+    t->at = end;
+    return text_buffer_add(&t->out, p, (size_t)(end - p), t->err);
+}
+
+/* One element of the pattern. Set operations and sets in sets are Ruby's own. */
 static fathom_status element(translation *t)
 {
     const char *p = t->at;
@@ -175,8 +197,8 @@ static fathom_status element(translation *t)
         return refuse(t, p, 4);
     } else if (*p == '(' && p[1] == '*') {
         return refuse(t, p, 2);
-    } else if ((*p == '}' && p[1] == '+') || (*p == '{' && p[1] == ',')) {
-        return refuse(t, p, 2);
+    } else if (*p == '{') {
+        return brace(t);
     }
     t->at++;
     return text_buffer_add(&t->out, p, 1, t->err);

@@ -211,7 +211,9 @@ def test_word_characters_around_added_tokens(library, tmp_path):
 
 # What PCRE2 by itself reads otherwise.
 PATTERNS = [r"\p{Han}+", r"[\p{Han}x]", r"\P{Greek}", r"\p{^Latin}", r"\p{Cyrillic}", r"\p{Arabic}", r"\p{Hiragana}", r"\p{Katakana}", r"\p{Hangul}",
-            r"\p{Devanagari}", r"\p{Thai}", r"\p{Common}+", r"\p{Inherited}", r"[^\s\p{Han}\p{L}]", r"\p{Lo}"]
+            r"\p{Devanagari}", r"\p{Thai}", r"\p{Common}+", r"\p{Inherited}", r"[^\s\p{Han}\p{L}]", r"\p{Lo}",
+            r"a{2}", r"\p{L}{1,2}?", r"\p{L}{2,2}?", r"[a{2}?]+", r"a{1 }+", r"{x}?a{|}", r"\p{N}{2,}?a"]
+REFUSED = [r"a{2}?", r"\p{N}{3}?", r"a{2}+", r"a{1,2}+", r"a{,2}"]
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
@@ -224,6 +226,16 @@ def test_patterns(library, tmp_path, pattern):
     ours = Ours(library, tmp_path)
     for text in ["\n".join(known_characters()), *random_texts(500, 21)]:
         assert ours.encode(text) == tokenizer.encode(text).ids
+
+
+@pytest.mark.parametrize("pattern", REFUSED)
+def test_other_patterns_are_refused(library, tmp_path, pattern):
+    tokenizer = trained(["some text"])
+    split = pre_tokenizers.Split(Regex(pattern), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(AssertionError, match="not supported in a pattern"):
+        Ours(library, tmp_path)
 
 
 def test_the_byte_tokenizer_is_read_by_theirs(fathom, library, tmp_path):

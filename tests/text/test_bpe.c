@@ -210,6 +210,36 @@ static void scripts_are_without_what_several_share(void **state)
     assert_splits("\\p{L}+", text, "a\u4f60\u597d/\u3001/\u4e16\u754c/\u3002/");
 }
 
+static void refused_pattern(const char *pattern, const char *why)
+{
+    splitter *s;
+    fathom_error err;
+    assert_ok(splitter_new(&s, &err), &err);
+    assert_error(splitter_add(s, &(split_step){.pattern = pattern, .behavior = SPLIT_ISOLATED}, &err), &err, FATHOM_UNSUPPORTED, why, "not supported");
+    splitter_free(s);
+}
+
+/* Ruby's x{2}? is (x{2})?, PCRE2's is lazy. */
+static void intervals_are_read_alike_or_refused(void **state)
+{
+    (void)state;
+    refused_pattern("a{2}?", "{2}?: ");
+    refused_pattern("\\p{N}{3}?", "{3}?: ");
+    refused_pattern("(?:ab){12}??", "{12}?: ");
+    refused_pattern("a{2}+", "{2}+: ");
+    refused_pattern("a{1,2}+", "{1,2}+: ");
+    refused_pattern("a{1,}+", "{1,}+: ");
+    refused_pattern("a{,2}", "{,: ");
+    assert_splits("a{2}", "aaab", "aa/ab/");
+    assert_splits("a{1,2}?", "aab", "a/a/b/");
+    assert_splits("a{2,2}?b", "aaab", "a/aab/");
+    assert_splits("a{1,}?b", "aaab", "aaab/");
+    assert_splits("[a{2}?]+", "a{2}?b", "a{2}?/b/");
+    assert_splits("a\\{2}?", "a{2a{2}", "a{2/a{2}/");
+    assert_splits("a{1 }+", "aa{1 }}", "a/a{1 }}/");
+    assert_splits("{x}?a{|}", "{xa{}", "{xa{/}/");
+}
+
 static void matches_go_where_they_are_told(void **state)
 {
     (void)state;
@@ -449,6 +479,7 @@ int main(void)
         cmocka_unit_test(normalizing_is_utf8procs),     cmocka_unit_test(many_marks_take_no_longer),
         cmocka_unit_test(known_patterns_split),         cmocka_unit_test(matches_go_where_they_are_told),
         cmocka_unit_test(scripts_are_without_what_several_share),
+        cmocka_unit_test(intervals_are_read_alike_or_refused),
         cmocka_unit_test(strange_patterns_are_refused), cmocka_unit_test(merges_go_by_rank),
         cmocka_unit_test(long_pieces_take_no_longer),   cmocka_unit_test(vocabularies_that_cannot_be_are_refused),
         cmocka_unit_test(collisions_on_purpose_are_refused),
