@@ -79,7 +79,10 @@ static fathom_status refuse(const translation *t, const char *what, size_t bytes
     return status_fail(t->err, FATHOM_UNSUPPORTED, "%.*s: not supported in a pattern", (int)(bytes < 40 ? bytes : 40), what);
 }
 
-/* Classes that the two libraries define differently are spelt out. */
+/* Classes that the two libraries define differently are spelt out. Outside of brackets Oniguruma takes U+00B2 and its like, digits in small type
+ * and fractions, for parts of words; in brackets, and for all that lie above U+00FF, it does not. */
+#define WORD "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}"
+#define WORD_ALONE WORD "\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}"
 static const char *class_of(char letter, bool in_class)
 {
     switch (letter) {
@@ -87,8 +90,8 @@ static const char *class_of(char letter, bool in_class)
     case 'S': return "\\P{White_Space}";
     case 'd': return "\\p{Nd}";
     case 'D': return "\\P{Nd}";
-    case 'w': return in_class ? "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}" : "[\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}]";
-    case 'W': return in_class ? NULL : "[^\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}]";
+    case 'w': return in_class ? WORD : "[" WORD_ALONE "]";
+    case 'W': return in_class ? NULL : "[^" WORD_ALONE "]";
     default: return NULL;
     }
 }

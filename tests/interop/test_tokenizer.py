@@ -212,7 +212,8 @@ def test_word_characters_around_added_tokens(library, tmp_path):
 # What PCRE2 by itself reads otherwise.
 PATTERNS = [r"\p{Han}+", r"[\p{Han}x]", r"\P{Greek}", r"\p{^Latin}", r"\p{Cyrillic}", r"\p{Arabic}", r"\p{Hiragana}", r"\p{Katakana}", r"\p{Hangul}",
             r"\p{Devanagari}", r"\p{Thai}", r"\p{Common}+", r"\p{Inherited}", r"[^\s\p{Han}\p{L}]", r"\p{Lo}",
-            r"a{2}", r"\p{L}{1,2}?", r"\p{L}{2,2}?", r"[a{2}?]+", r"a{1 }+", r"{x}?a{|}", r"\p{N}{2,}?a"]
+            r"a{2}", r"\p{L}{1,2}?", r"\p{L}{2,2}?", r"[a{2}?]+", r"a{1 }+", r"{x}?a{|}", r"\p{N}{2,}?a",
+            r"\w", r"\W", r"\w+", r"[\w]", r"[^\w]", r"[\w\s]+", r"[^\w\s]+", r"\s*\w+(?!\W)"]
 REFUSED = [r"a{2}?", r"\p{N}{3}?", r"a{2}+", r"a{1,2}+", r"a{,2}"]
 
 

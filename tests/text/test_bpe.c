@@ -240,6 +240,17 @@ static void intervals_are_read_alike_or_refused(void **state)
     assert_splits("{x}?a{|}", "{xa{}", "{xa{/}/");
 }
 
+/* Oniguruma's own: a fraction is part of a word where \w stands alone, and is none in brackets. */
+static void words_are_onigurumas(void **state)
+{
+    (void)state;
+    static const char text[] = "a\u00bd\u00b2_\u00bf \u0663\u0301-\u2153"; /* 1/2, superscript 2; an Arabic digit; 1/3 */
+    assert_splits("\\w+", text, "a\u00bd\u00b2_/\u00bf /\u0663\u0301/-\u2153/");
+    assert_splits("\\W+", text, "a\u00bd\u00b2_/\u00bf /\u0663\u0301/-\u2153/");
+    assert_splits("[\\w]+", text, "a/\u00bd\u00b2/_/\u00bf /\u0663\u0301/-\u2153/");
+    assert_splits("[^\\w]+", text, "a/\u00bd\u00b2/_/\u00bf /\u0663\u0301/-\u2153/");
+}
+
 static void matches_go_where_they_are_told(void **state)
 {
     (void)state;
@@ -480,6 +491,7 @@ int main(void)
         cmocka_unit_test(known_patterns_split),         cmocka_unit_test(matches_go_where_they_are_told),
         cmocka_unit_test(scripts_are_without_what_several_share),
         cmocka_unit_test(intervals_are_read_alike_or_refused),
+        cmocka_unit_test(words_are_onigurumas),
         cmocka_unit_test(strange_patterns_are_refused), cmocka_unit_test(merges_go_by_rank),
         cmocka_unit_test(long_pieces_take_no_longer),   cmocka_unit_test(vocabularies_that_cannot_be_are_refused),
         cmocka_unit_test(collisions_on_purpose_are_refused),
