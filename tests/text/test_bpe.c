@@ -251,6 +251,26 @@ static void words_are_onigurumas(void **state)
     assert_splits("[^\\w]+", text, "a/\u00bd\u00b2/_/\u00bf /\u0663\u0301/-\u2153/");
 }
 
+/* Oniguruma's (?i:ss) matches U+00DF, and the other way round. */
+static void several_characters_as_one_are_refused(void **state)
+{
+    (void)state;
+    static const char *const bad[][2] = {
+        {"(?i:ss)", "ss"}, {"x|(?i:'s|les[t])|(?i:MaSs)", "Ss"}, {"(?i:a(?:(?i:s)t))", "s)t"}, {"(?i:s{1}s)", "s{1}s"}, {"(?i:s(?:t|x))", "s(?:t"},
+        {"(?i:off)", "ff"}, {"(?i:fi)", "fi"}, {"(?i:fl)", "fl"}, {"(?i:s\\x73)", "s\\x73"}, {"(?i:\\x{73}\\u0074)", "\\x{73}\\u0074"},
+        {"(?i:\u017fs)", "\u017fs"}, {"(?i:\u00df)", "\u00df"}, {"(?i:\\x{df})", "\\x{df}"}, {"(?i:i\u0307)", "i\u0307"}, {"(?i:\u03c9\u03b9)", "\u03c9\u03b9"},
+        {"(?i:[\u00df])", "\u00df"}, {"(?i:[^'\u00c0-\u00ff])", "\u00c0-\u00ff"}, {"(?i:[!-\\x{ff}a])", "!-\\x{ff}"}, {"(?i:[a-c-\u00df])", "\u00df"}};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        char why[64];
+        snprintf(why, sizeof why, "%s in (?i:...)", bad[i][1]);
+        refused_pattern(bad[i][0], why);
+    }
+    assert_splits("(?i:'s|'t|'re|'ve|'m|'ll|'d)", "'\u017f'LL'Re'x", "'\u017f/'LL/'Re/'x/");
+    assert_splits("(?i:s|t)(?:ss|\u00df)", "Sssst", "Sss/st/"); /* its end is the group's */
+    assert_splits("(?i:s\\tf|s.t|s?t|[s]t|s[st\u00e9-])", "s\tF", "s\tF/");
+    assert_splits("(?i:[\u2019']s)", "a\u2019S", "a/\u2019S/");
+}
+
 static void matches_go_where_they_are_told(void **state)
 {
     (void)state;
@@ -492,6 +512,7 @@ int main(void)
         cmocka_unit_test(scripts_are_without_what_several_share),
         cmocka_unit_test(intervals_are_read_alike_or_refused),
         cmocka_unit_test(words_are_onigurumas),
+        cmocka_unit_test(several_characters_as_one_are_refused),
         cmocka_unit_test(strange_patterns_are_refused), cmocka_unit_test(merges_go_by_rank),
         cmocka_unit_test(long_pieces_take_no_longer),   cmocka_unit_test(vocabularies_that_cannot_be_are_refused),
         cmocka_unit_test(collisions_on_purpose_are_refused),
