@@ -173,9 +173,21 @@ static uint32_t hexadecimal(const char *digits, size_t count)
     return value;
 }
 
+/* In a case-insensitive group Oniguruma gives a class the other cases of all that is in it, and what they fold to: [\p{Lu}] has small letters,
+ * [\w] has ss. PCRE2 does so only for characters that are named. */
+static fathom_status check_class_of_cases(const translation *t, const char *begin)
+{
+    if (!t->caseless || !t->in_class || !begin[1] || !strchr("pPwWSD", begin[1]))
+        return FATHOM_OK;
+    const char *end = begin[2] == '{' ? strchr(begin, '}') : NULL;
+    const size_t bytes = end ? (size_t)(end + 1 - begin) : 2;
+    return status_fail(t->err, FATHOM_UNSUPPORTED, "%.*s in a class in (?i:...): not supported in a pattern", (int)(bytes < 40 ? bytes : 40), begin);
+}
+
 static fathom_status escape(translation *t)
 {
     const char *begin = t->at, letter = begin[1];
+    TRY(check_class_of_cases(t, begin));
     const char *class = letter ? class_of(letter, t->in_class) : NULL;
     if (class) {
         t->at += 2;

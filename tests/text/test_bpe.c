@@ -271,6 +271,20 @@ static void several_characters_as_one_are_refused(void **state)
     assert_splits("(?i:[\u2019']s)", "a\u2019S", "a/\u2019S/");
 }
 
+/* Oniguruma's (?i:[\p{Lu}]) matches small letters too, (?i:[\w]) ss at once. */
+static void classes_of_any_case_are_refused(void **state)
+{
+    (void)state;
+    refused_pattern("(?i:[\\p{Lu}])", "\\p{Lu} in a class in (?i:...)");
+    refused_pattern("(?i:x(?:[^\\s\\P{Greek}]))", "\\P{Greek} in a class in (?i:...)");
+    refused_pattern("(?i:[a\\w])", "\\w in a class in (?i:...)");
+    refused_pattern("(?i:[\\S])", "\\S in a class in (?i:...)");
+    refused_pattern("(?i:[\\D])", "\\D in a class in (?i:...)");
+    assert_splits("(?i:\\p{Lu}x\\w)", "aAXss", "a/AXs/s/");
+    assert_splits("(?i:x)[\\p{Lu}]", "XA", "XA/");
+    assert_splits("(?i:[a\\s\\d]+)", "-aA 1", "-/aA 1/");
+}
+
 static void matches_go_where_they_are_told(void **state)
 {
     (void)state;
@@ -513,6 +527,7 @@ int main(void)
         cmocka_unit_test(intervals_are_read_alike_or_refused),
         cmocka_unit_test(words_are_onigurumas),
         cmocka_unit_test(several_characters_as_one_are_refused),
+        cmocka_unit_test(classes_of_any_case_are_refused),
         cmocka_unit_test(strange_patterns_are_refused), cmocka_unit_test(merges_go_by_rank),
         cmocka_unit_test(long_pieces_take_no_longer),   cmocka_unit_test(vocabularies_that_cannot_be_are_refused),
         cmocka_unit_test(collisions_on_purpose_are_refused),
