@@ -33,7 +33,8 @@ typedef struct stream {
 
 typedef struct sharding {
     const sharding_input *in;
-    char *folder, *work; /* without slashes behind it; the folder it works in */
+    char *folder, *work, *lock; /* without slashes behind it; the folder it works in; that one's */
+    int lock_fd;                /* -1: not held */
     source *sources;
     int64_t count, capacity;
     int64_t all_bytes, bytes;
@@ -328,25 +329,43 @@ static fathom_status check_folder(const char *folder, fathom_error *err)
 
 static fathom_status name_paths(sharding *s, fathom_error *err)
 {
-    static const char unfinished[] = ".unfinished";
+    static const char unfinished[] = ".unfinished", lock[] = ".lock";
     size_t length = strlen(s->in->folder);
     while (length > 1 && s->in->folder[length - 1] == '/')
         length--;
-    const size_t room = length + sizeof unfinished;
+    const size_t room = length + sizeof unfinished + sizeof lock;
     s->folder = strndup(s->in->folder, length);
     s->work = malloc(room);
-    if (!s->folder || !s->work)
+    s->lock = malloc(room);
+    if (!s->folder || !s->work || !s->lock)
         return no_memory(err);
     snprintf(s->work, room, "%s%s", s->folder, unfinished);
+    snprintf(s->lock, room, "%s%s", s->work, lock);
     return FATHOM_OK;
 }
 
-/* DIR.unfinished, empty. */
+static fathom_status make_parent(sharding *s, fathom_error *err)
+{
+    char *slash = strrchr(s->folder, '/');
+    if (!slash || slash == s->folder)
+        return FATHOM_OK;
+    *slash = 0;
+    const fathom_status status = folder_create(s->folder, err);
+    *slash = '/';
+    return status;
+}
+
+/* The lock, and DIR.unfinished, empty. */
 static fathom_status prepare(sharding *s, fathom_error *err)
 {
     TRY(name_paths(s, err));
     TRY(list_sources(s, err)); /* before anything is made or removed */
     TRY(check_folder(s->folder, err));
+    TRY(make_parent(s, err));
+    TRY(file_lock(s->lock, &s->lock_fd, err));
+    if (s->lock_fd < 0)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "%s: another process is writing it: it holds %s", s->folder, s->lock);
+    TRY(check_folder(s->folder, err)); /* again: another process may just have made it */
     TRY(remove_work(s, err));
     TRY(list_sources(s, err)); /* again: what was left in there may have been among the texts */
     return folder_create(s->work, err);
@@ -355,7 +374,7 @@ static fathom_status prepare(sharding *s, fathom_error *err)
 fathom_status sharding_run(const sharding_input *in, manifest *out, fathom_error *err)
 {
     *out = (manifest){.tokenizer = tokenizer_checksum(in->tokenizer), .vocab = tokenizer_vocab(in->tokenizer)};
-    sharding s = {.in = in, .train = {.name = "train"}, .heldout = {.name = "heldout", .heldout = true}, .out = out};
+    sharding s = {.in = in, .lock_fd = -1, .train = {.name = "train"}, .heldout = {.name = "heldout", .heldout = true}, .out = out};
     fathom_status status = prepare(&s, err);
     if (status == FATHOM_OK) {
         status = write_all(&s, err);
@@ -368,10 +387,13 @@ fathom_status sharding_run(const sharding_input *in, manifest *out, fathom_error
         if (status != FATHOM_OK)
             remove_work(&s, NULL);
     }
+    if (s.lock_fd >= 0)
+        file_unlock(s.lock, s.lock_fd);
     free_sources(&s);
     free(s.sources);
     free(s.folder);
     free(s.work);
+    free(s.lock);
     if (status != FATHOM_OK)
         manifest_free(out);
     return status;

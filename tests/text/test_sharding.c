@@ -246,6 +246,35 @@ static void nothing_is_removed_that_others_have_made(void **state)
     assert_int_equal(access("s.unfinished", F_OK), -1);
 }
 
+static void one_process_writes_a_folder(void **state)
+{
+    (void)state;
+    int lock;
+    fathom_error err;
+    put_texts();
+    assert_int_equal(mkdir("s.unfinished", 0777), 0);
+    put_text("s.unfinished/train-00000.bin", "of the other");
+    assert_ok(file_lock("s.unfinished.lock", &lock, &err), &err);
+    refused("last", "s//", FATHOM_INVALID_ARGUMENT, "s: another process", "s.unfinished.lock");
+    assert_int_equal(access("s.unfinished/train-00000.bin", F_OK), 0);
+    assert_int_equal(access("s.unfinished.lock", F_OK), 0);
+    assert_int_equal(close(lock), 0); /* as a kill does: the file stays */
+    make("s", 100, 0.1);
+    assert_int_equal(access("s/manifest.json", F_OK), 0);
+    assert_int_equal(access("s.unfinished", F_OK), -1);
+    assert_int_equal(access("s.unfinished.lock", F_OK), -1);
+
+    refused("d/empty", "t", FATHOM_INVALID_ARGUMENT, "d/empty: ", "no text");
+    refused("none", "new/t", FATHOM_NOT_FOUND, "none: ", "");
+    assert_int_equal(access("t.unfinished.lock", F_OK), -1);
+    assert_int_equal(access("new", F_OK), -1);
+    make("new/t", 100, 0.1); /* the lock's folder is made for it */
+    assert_int_equal(access("new/t.unfinished.lock", F_OK), -1);
+    put_text("u.unfinished.lock", "mine");
+    refused("last", "u", FATHOM_INVALID_ARGUMENT, "u.unfinished.lock: ", "no lock");
+    assert_int_equal(access("u.unfinished.lock", F_OK), 0);
+}
+
 /* What a killed call left may lie among the texts. */
 static void leftovers_are_no_texts(void **state)
 {
@@ -357,6 +386,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         temp_test(shards_hold_what_the_text_is), temp_test(checksums_are_of_the_ids), temp_test(nothing_is_written_over),
         temp_test(nothing_is_removed_that_others_have_made), temp_test(leftovers_are_no_texts),
+        temp_test(one_process_writes_a_folder),
         temp_test(hostile_manifests_are_refused), temp_test(other_manifests_are_text),
     };
     return cmocka_run_group_tests(tests, make_tokenizer, free_tokenizer);
