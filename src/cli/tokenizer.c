@@ -85,6 +85,8 @@ static void show_merges(void *user, int64_t merges)
 static fathom_status check_writable(const char *path, fathom_error *err)
 {
     file_writer w;
+    if (path_is_folder(path))
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "%s: is a folder, not a file to write", path);
     TRY(file_writer_open(&w, path, err));
     file_writer_abort(&w);
     return FATHOM_OK;

@@ -58,6 +58,9 @@ train --data "$work/text.txt" --out "$work/long.json" --vocab 300 --special "$lo
 check "one of 512 bytes is learnt" test $? -eq 0
 check "and read back" "$fathom" tokenize --data "$work/text.txt" --tokenizer "$work/long.json" --out "$work/shards"
 refuses "a file that is not there" 1 "$work/nothing.txt" train --data "$work/nothing.txt" --out "$work/x.json"
+refuses "a folder in the file's place" 1 "$work/folder: is a folder" train --data "$work/text.txt" --out "$work/folder"
+check "before the text is read" sh -c "! grep -q pieces '$work/err'"
+check "which leaves nothing beside it" test ! -e "$work/folder.tmp"
 refuses "a folder to write that is not there" 1 "$work/nowhere/x.json" train --data "$work/text.txt" --out "$work/nowhere/x.json"
 : >"$work/empty.txt"
 refuses "no text" 1 "$work/empty.txt: no text" train --data "$work/empty.txt" --out "$work/kept.json"
