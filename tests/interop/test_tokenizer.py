@@ -209,7 +209,7 @@ def test_word_characters_around_added_tokens(library, tmp_path):
     assert different == []
 
 
-# What PCRE2 by itself reads otherwise.
+# Where PCRE2 by itself differs, or might.
 PATTERNS = [r"\p{Han}+", r"[\p{Han}x]", r"\P{Greek}", r"\p{^Latin}", r"\p{Cyrillic}", r"\p{Arabic}", r"\p{Hiragana}", r"\p{Katakana}", r"\p{Hangul}",
             r"\p{Devanagari}", r"\p{Thai}", r"\p{Common}+", r"\p{Inherited}", r"[^\s\p{Han}\p{L}]", r"\p{Lo}",
             r"a{2}", r"\p{L}{1,2}?", r"\p{L}{2,2}?", r"[a{2}?]+", r"a{1 }+", r"{x}?a{|}", r"\p{N}{2,}?a",
@@ -221,13 +221,19 @@ REFUSED = [r"a{2}?", r"\p{N}{3}?", r"a{2}+", r"a{1,2}+", r"a{,2}", r"(?i:ss)", r
            r"(?i:[\p{Lu}])", r"(?i:[^\s\p{L}])", r"(?i:[\w])", r"(?i:[\S])"]
 
 
-@pytest.mark.parametrize("pattern", PATTERNS)
-def test_patterns(library, tmp_path, pattern):
-    """A Split by each, on every character by itself and on what tokenizers stumble over."""
+def split_by(pattern, folder):
+    """A tokenizer that drops what the pattern matches, saved in the folder."""
     tokenizer = trained(["some text"])
     split = pre_tokenizers.Split(Regex(pattern), "removed")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
-    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return tokenizer
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_patterns(library, tmp_path, pattern):
+    """A Split by each, on every character by itself and on what tokenizers stumble over."""
+    tokenizer = split_by(pattern, tmp_path)
     ours = Ours(library, tmp_path)
     for text in ["\n".join(known_characters()), *random_texts(500, 21)]:
         assert ours.encode(text) == tokenizer.encode(text).ids
@@ -235,10 +241,7 @@ def test_patterns(library, tmp_path, pattern):
 
 @pytest.mark.parametrize("pattern", REFUSED)
 def test_other_patterns_are_refused(library, tmp_path, pattern):
-    tokenizer = trained(["some text"])
-    split = pre_tokenizers.Split(Regex(pattern), "isolated")
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
-    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    split_by(pattern, tmp_path)
     with pytest.raises(AssertionError, match="not supported in a pattern"):
         Ours(library, tmp_path)
 
