@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -185,6 +186,46 @@ fathom_status folder_remove(const char *path, fathom_error *err)
     if (rmdir(path) != 0)
         return status_fail(err, FATHOM_IO, "%s: cannot remove: %s", path, strerror(errno));
     return FATHOM_OK;
+}
+
+/* *again: its holder has removed the file that was opened. */
+static fathom_status try_lock(const char *path, int fd, bool *held, bool *again, fathom_error *err)
+{
+    struct stat mine, named;
+    if (fstat(fd, &mine) != 0)
+        return status_fail(err, FATHOM_IO, "%s: %s", path, strerror(errno));
+    if (!S_ISREG(mine.st_mode) || mine.st_size > 0)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "%s: not an empty file: no lock of fathom's", path);
+    *held = flock(fd, LOCK_EX | LOCK_NB) == 0;
+    if (!*held && errno != EWOULDBLOCK)
+        return status_fail(err, FATHOM_IO, "%s: cannot lock: %s", path, strerror(errno));
+    *again = *held && (stat(path, &named) != 0 || named.st_ino != mine.st_ino || named.st_dev != mine.st_dev);
+    return FATHOM_OK;
+}
+
+fathom_status file_lock(const char *path, int *fd, fathom_error *err)
+{
+    bool held = false, again = true;
+    fathom_status status = FATHOM_OK;
+    *fd = -1;
+    while (status == FATHOM_OK && again) {
+        again = false;
+        const int file = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+        if (file < 0)
+            return status_fail(err, FATHOM_IO, "%s: cannot write: %s", path, strerror(errno));
+        status = try_lock(path, file, &held, &again, err);
+        if (status == FATHOM_OK && held && !again)
+            *fd = file;
+        else
+            close(file);
+    }
+    return status;
+}
+
+void file_unlock(const char *path, int fd)
+{
+    unlink(path); /* first: who opens it from here on makes another */
+    close(fd);
 }
 
 bool path_exists(const char *path)

@@ -42,6 +42,11 @@ fathom_status folder_create(const char *path, fathom_error *err);
 fathom_status folder_sync(const char *path, fathom_error *err);
 /* Removes a folder and the plain files in it (not deeper); one that does not exist is fine. */
 fathom_status folder_remove(const char *path, fathom_error *err);
+/* Takes the lock of that name, which the process's end, even by SIGKILL, lets go of; *fd is -1 where another holds it. The file is empty, and
+ * one that a killed process left is taken like none; refused where something else stands under the name. */
+fathom_status file_lock(const char *path, int *fd, fathom_error *err);
+/* Removes the file and lets go of it. */
+void file_unlock(const char *path, int fd);
 bool path_exists(const char *path);
 bool path_is_folder(const char *path);
 /* Bytes of a file; 0 when there is none. */

@@ -7,6 +7,7 @@
 #include "base/timing.h"
 #include "cli/cli.h"
 #include "kernels/kernels.h"
+#include "text/added_tokens.h"
 #include "text/bpe_train.h"
 #include "text/pieces.h"
 #include "text/tokenizer_write.h"
@@ -37,6 +38,8 @@ static fathom_status check_specials(const option_list *specials, fathom_error *e
             return status_fail(err, FATHOM_INVALID_ARGUMENT, "--special: value %zu: not valid UTF-8", i + 1);
         if (bytes <= utf8_length((unsigned char)text[0]))
             return status_fail(err, FATHOM_INVALID_ARGUMENT, "--special: \"%s\": must have two characters or more", text);
+        if (bytes > ADDED_TOKEN_MOST) /* the file could not be read back */
+            return status_fail(err, FATHOM_INVALID_ARGUMENT, "--special: value %zu: %zu bytes: must have %d or less", i + 1, bytes, ADDED_TOKEN_MOST);
         for (size_t j = 0; j < i; j++)
             if (strcmp(specials->items[j], text) == 0)
                 return status_fail(err, FATHOM_INVALID_ARGUMENT, "--special: %s: given twice", text);
@@ -81,6 +84,8 @@ static void show_merges(void *user, int64_t merges)
 static fathom_status check_writable(const char *path, fathom_error *err)
 {
     file_writer w;
+    if (path_is_folder(path))
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "%s: is a folder, not a file to write", path);
     TRY(file_writer_open(&w, path, err));
     file_writer_abort(&w);
     return FATHOM_OK;

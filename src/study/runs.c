@@ -281,22 +281,21 @@ fathom_status study_train(const study_options *o, const study_run *run, const st
             return FATHOM_OK;
     }
     TRY(make_runs_folder(o, err));
-    const int fd = open(lock, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-    if (fd < 0)
-        return status_fail(err, FATHOM_IO, "%s: cannot write: %s", lock, strerror(errno));
+    int fd;
     fathom_status status = FATHOM_OK;
-    const int refused = flock(fd, LOCK_EX | LOCK_NB) == 0 ? 0 : errno;
-    if (refused == EWOULDBLOCK)
-        *state = STUDY_TAKEN; /* its holder's end, even by SIGKILL, lets go of it */
-    else if (refused)
-        status = status_fail(err, FATHOM_IO, "%s: cannot lock: %s", lock, strerror(refused));
-    else if (path_exists(result))
+    TRY(file_lock(lock, &fd, err));
+    if (fd < 0) {
+        *state = STUDY_TAKEN;
+        return FATHOM_OK;
+    }
+    if (path_exists(result))
         remove_run(dir);
     else
         status = train_model(o, run, data, dir, result, observer, stop, err);
-    if (status == FATHOM_OK && *state == STUDY_DONE)
-        unlink(lock);
-    close(fd);
+    if (status == FATHOM_OK)
+        file_unlock(lock, fd);
+    else
+        close(fd); /* the file stays beside what there is of the run */
     return status;
 }
 

@@ -2,17 +2,22 @@
  * of shard_tokens: a shard's end is not a file's. */
 #include "text/sharding.h"
 
+#include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/file.h"
 #include "text/corpus.h"
 #include "text/files.h"
 #include "text/shard.h"
+
+enum { ENTRY_ROOM = 256 };
 
 typedef struct source {
     char *path;
@@ -28,7 +33,8 @@ typedef struct stream {
 
 typedef struct sharding {
     const sharding_input *in;
-    char *work; /* the folder it works in */
+    char *folder, *work, *lock; /* without slashes behind it; the folder it works in; that one's */
+    int lock_fd;                /* -1: not held */
     source *sources;
     int64_t count, capacity;
     int64_t all_bytes, bytes;
@@ -67,12 +73,24 @@ static fathom_status source_add(sharding *s, char *path, bool outright, fathom_e
     return FATHOM_OK;
 }
 
+static void free_sources(sharding *s)
+{
+    for (int64_t i = 0; i < s->count; i++)
+        free(s->sources[i].path);
+    s->count = s->all_bytes = 0;
+}
+
 static fathom_status list_sources(sharding *s, fathom_error *err)
 {
     int64_t skipped = 0;
     fathom_status status = FATHOM_OK;
+    free_sources(s);
     for (size_t i = 0; i < s->in->count && status == FATHOM_OK; i++) {
         const char *path = s->in->paths[i];
+        if (!path_exists(path)) {
+            status = status_fail(err, errno == ENOENT ? FATHOM_NOT_FOUND : FATHOM_IO, "%s: %s", path, strerror(errno));
+            continue;
+        }
         if (!path_is_folder(path)) {
             status = source_add(s, strdup(path), true, err);
             continue;
@@ -217,12 +235,12 @@ static fathom_status write_all(sharding *s, fathom_error *err)
 /* The folder's two other files, and then its name. */
 static fathom_status publish(sharding *s, fathom_error *err)
 {
-    char *json = path_join(s->work, "tokenizer.json"), *parent = path_join(s->in->folder, "..");
+    char *json = path_join(s->work, "tokenizer.json"), *parent = path_join(s->folder, "..");
     fathom_status status = json && parent ? tokenizer_save(s->in->tokenizer, json, err) : no_memory(err);
     if (status == FATHOM_OK)
         status = manifest_write(s->out, s->work, err);
-    if (status == FATHOM_OK && rename(s->work, s->in->folder) != 0)
-        status = status_fail(err, FATHOM_IO, "%s: cannot rename %s to it: %s", s->in->folder, s->work, strerror(errno));
+    if (status == FATHOM_OK && rename(s->work, s->folder) != 0)
+        status = status_fail(err, FATHOM_IO, "%s: cannot rename %s to it: %s", s->folder, s->work, strerror(errno));
     if (status == FATHOM_OK)
         status = folder_sync(parent, err);
     free(json);
@@ -230,28 +248,133 @@ static fathom_status publish(sharding *s, fathom_error *err)
     return status;
 }
 
-/* DIR.unfinished; DIR is not there any more, if it was empty. */
-static fathom_status prepare(sharding *s, fathom_error *err)
+/* --- folders: nothing is removed but what the writer has made --- */
+
+/* train-00000.bin, heldout-00000.bin, tokenizer.json, manifest.json, and what they are called while they are written */
+static bool is_own(const char *name)
 {
+    char plain[64];
+    const size_t length = strlen(name), end = length > 4 && strcmp(name + length - 4, ".tmp") == 0 ? length - 4 : length;
+    if (snprintf(plain, sizeof plain, "%.*s", (int)end, name) >= (int)sizeof plain)
+        return false;
+    if (strcmp(plain, "tokenizer.json") == 0 || strcmp(plain, "manifest.json") == 0)
+        return true;
+    const size_t prefix = strncmp(plain, "train-", 6) == 0 ? 6 : strncmp(plain, "heldout-", 8) == 0 ? 8 : 0;
+    const size_t digits = strspn(plain + prefix, "0123456789");
+    return prefix > 0 && digits >= 5 && strcmp(plain + prefix + digits, ".bin") == 0;
+}
+
+static bool is_own_file(DIR *dir, const char *name)
+{
+    struct stat st;
+    return is_own(name) && fstatat(dirfd(dir), name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(st.st_mode);
+}
+
+/* NULL, and errno, where there is no such folder; a link to one is none. */
+static DIR *open_folder(const char *path)
+{
+    const int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    return fd >= 0 ? fdopendir(fd) : NULL;
+}
+
+/* An entry of the folder that the writer has not made, or any at all; found is empty where there is none, or no folder. */
+static fathom_status find_entry(const char *folder, bool any, char found[ENTRY_ROOM], fathom_error *err)
+{
+    DIR *dir = open_folder(folder);
+    *found = 0;
+    if (!dir && errno == ENOENT)
+        return FATHOM_OK;
+    if (!dir)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "%s: is there already, and not as a folder: %s", folder, strerror(errno));
+    for (struct dirent *entry; !*found && (entry = readdir(dir));)
+        if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0 && (any || !is_own_file(dir, entry->d_name)))
+            snprintf(found, ENTRY_ROOM, "%s", entry->d_name);
+    closedir(dir);
+    return FATHOM_OK;
+}
+
+/* DIR.unfinished goes, if nothing else is in it. */
+static fathom_status remove_work(const sharding *s, fathom_error *err)
+{
+    char found[ENTRY_ROOM];
+    TRY(find_entry(s->work, false, found, err));
+    if (*found)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "%s: has %s in it, which is no part of shards: it would be removed", s->work, found);
+    DIR *dir = open_folder(s->work);
+    if (!dir)
+        return FATHOM_OK;
+    for (struct dirent *entry; (entry = readdir(dir));)
+        if (is_own_file(dir, entry->d_name))
+            unlinkat(dirfd(dir), entry->d_name, 0);
+    closedir(dir);
+    return rmdir(s->work) == 0 ? FATHOM_OK : status_fail(err, FATHOM_IO, "%s: cannot remove: %s", s->work, strerror(errno));
+}
+
+/* Whether the rename at the end can put a folder in its place: found out before the work. */
+static fathom_status check_folder(const char *folder, fathom_error *err)
+{
+    const char *slash = strrchr(folder, '/'), *name = slash ? slash + 1 : folder;
+    char found[ENTRY_ROOM];
+    struct stat st, above;
+    TRY(find_entry(folder, true, found, err));
+    if (*found)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "%s: is there already, and not as an empty folder: has %s in it", folder, found);
+    if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "%s: is there already, and cannot be replaced", folder);
+    char *parent = path_join(folder, "..");
+    const bool mounted = parent && stat(folder, &st) == 0 && stat(parent, &above) == 0 && st.st_dev != above.st_dev;
+    free(parent);
+    return mounted ? status_fail(err, FATHOM_INVALID_ARGUMENT, "%s: a file system is mounted there: it cannot be replaced", folder) : FATHOM_OK;
+}
+
+static fathom_status name_paths(sharding *s, fathom_error *err)
+{
+    static const char unfinished[] = ".unfinished", lock[] = ".lock";
     size_t length = strlen(s->in->folder);
     while (length > 1 && s->in->folder[length - 1] == '/')
         length--;
-    s->work = malloc(length + sizeof ".unfinished");
-    if (!s->work)
+    const size_t room = length + sizeof unfinished + sizeof lock;
+    s->folder = strndup(s->in->folder, length);
+    s->work = malloc(room);
+    s->lock = malloc(room);
+    if (!s->folder || !s->work || !s->lock)
         return no_memory(err);
-    memcpy(s->work, s->in->folder, length);
-    strcpy(s->work + length, ".unfinished");
-    if (rmdir(s->in->folder) != 0 && errno != ENOENT)
-        return status_fail(err, FATHOM_INVALID_ARGUMENT, "%s: is there already, and not as an empty folder: %s", s->in->folder, strerror(errno));
-    TRY(folder_remove(s->work, err));
-    TRY(list_sources(s, err));
+    snprintf(s->work, room, "%s%s", s->folder, unfinished);
+    snprintf(s->lock, room, "%s%s", s->work, lock);
+    return FATHOM_OK;
+}
+
+static fathom_status make_parent(sharding *s, fathom_error *err)
+{
+    char *slash = strrchr(s->folder, '/');
+    if (!slash || slash == s->folder)
+        return FATHOM_OK;
+    *slash = 0;
+    const fathom_status status = folder_create(s->folder, err);
+    *slash = '/';
+    return status;
+}
+
+/* The lock, and DIR.unfinished, empty. */
+static fathom_status prepare(sharding *s, fathom_error *err)
+{
+    TRY(name_paths(s, err));
+    TRY(list_sources(s, err)); /* before anything is made or removed */
+    TRY(check_folder(s->folder, err));
+    TRY(make_parent(s, err));
+    TRY(file_lock(s->lock, &s->lock_fd, err));
+    if (s->lock_fd < 0)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "%s: another process is writing it: it holds %s", s->folder, s->lock);
+    TRY(check_folder(s->folder, err)); /* again: another process may just have made it */
+    TRY(remove_work(s, err));
+    TRY(list_sources(s, err)); /* again: what was left in there may have been among the texts */
     return folder_create(s->work, err);
 }
 
 fathom_status sharding_run(const sharding_input *in, manifest *out, fathom_error *err)
 {
     *out = (manifest){.tokenizer = tokenizer_checksum(in->tokenizer), .vocab = tokenizer_vocab(in->tokenizer)};
-    sharding s = {.in = in, .train = {.name = "train"}, .heldout = {.name = "heldout", .heldout = true}, .out = out};
+    sharding s = {.in = in, .lock_fd = -1, .train = {.name = "train"}, .heldout = {.name = "heldout", .heldout = true}, .out = out};
     fathom_status status = prepare(&s, err);
     if (status == FATHOM_OK) {
         status = write_all(&s, err);
@@ -262,12 +385,15 @@ fathom_status sharding_run(const sharding_input *in, manifest *out, fathom_error
         if (status == FATHOM_OK)
             status = publish(&s, err);
         if (status != FATHOM_OK)
-            folder_remove(s.work, NULL);
+            remove_work(&s, NULL);
     }
-    for (int64_t i = 0; i < s.count; i++)
-        free(s.sources[i].path);
+    if (s.lock_fd >= 0)
+        file_unlock(s.lock, s.lock_fd);
+    free_sources(&s);
     free(s.sources);
+    free(s.folder);
     free(s.work);
+    free(s.lock);
     if (status != FATHOM_OK)
         manifest_free(out);
     return status;

@@ -18,8 +18,9 @@ typedef struct sharding_input {
     void *user;
 } sharding_input;
 
-/* Works in FOLDER.unfinished, which takes the folder's name when it is whole: one that an earlier, killed call left is removed first. *out
- * (manifest_free) is what was written. A file's ids are in memory, and those of as many files as there are threads. */
+/* Works in FOLDER.unfinished, which takes the folder's name when it is whole, and holds FOLDER.unfinished.lock meanwhile. What an earlier, killed
+ * call left there is removed first; refused where there is more than that, or where another process is at it. *out (manifest_free) is what was
+ * written. A file's ids are in memory, and those of as many files as there are threads. */
 fathom_status sharding_run(const sharding_input *in, manifest *out, fathom_error *err);
 
 #endif

@@ -3,6 +3,7 @@
 
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -61,10 +62,18 @@ void splitter_free(splitter *s)
 
 /* --- a pattern from Oniguruma's syntax to PCRE2's --- */
 
+enum { NONE = -1 };
+
 typedef struct translation {
     const char *at; /* what is left of the pattern */
     text_buffer out;
     bool in_class;
+    int open, caseless;       /* parentheses; how many of them the outermost (?i: made it, 0 outside of any */
+    int64_t last, before;     /* in one: the character that this element stands for, and that of the element before it; or NONE */
+    const char *before_begin; /* in the pattern */
+    bool range;               /* in a class: a - came between the two */
+    unicode_folding foldings[UNICODE_FOLDINGS_MOST];
+    size_t folding_count;
     fathom_error *err;
 } translation;
 
@@ -73,12 +82,22 @@ static fathom_status put(translation *t, const char *text)
     return text_buffer_add(&t->out, text, strlen(text), t->err);
 }
 
+/* Takes so many bytes as they are. */
+static fathom_status copy(translation *t, size_t bytes)
+{
+    t->at += bytes;
+    return text_buffer_add(&t->out, t->at - bytes, bytes, t->err);
+}
+
 static fathom_status refuse(const translation *t, const char *what, size_t bytes)
 {
     return status_fail(t->err, FATHOM_UNSUPPORTED, "%.*s: not supported in a pattern", (int)(bytes < 40 ? bytes : 40), what);
 }
 
-/* Classes that the two libraries define differently are spelt out. */
+/* Classes that the two libraries define differently are spelt out. Outside of brackets Oniguruma takes U+00B2 and its like, digits in small type
+ * and fractions, for parts of words; in brackets, and for all that lie above U+00FF, it does not. */
+#define WORD "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}"
+#define WORD_ALONE WORD "\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}"
 static const char *class_of(char letter, bool in_class)
 {
     switch (letter) {
@@ -86,27 +105,96 @@ static const char *class_of(char letter, bool in_class)
     case 'S': return "\\P{White_Space}";
     case 'd': return "\\p{Nd}";
     case 'D': return "\\P{Nd}";
-    case 'w': return in_class ? "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}" : "[\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}]";
-    case 'W': return in_class ? NULL : "[^\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}]";
+    case 'w': return in_class ? WORD : "[" WORD_ALONE "]";
+    case 'W': return in_class ? NULL : "[^" WORD_ALONE "]";
     default: return NULL;
     }
+}
+
+/* The element [begin, t->at) stands for this character. In a case-insensitive group Oniguruma matches a character whose folding has several,
+ * U+00DF with its s and s, with these, and these with it, also where it lies in a class's range; PCRE2 goes by single characters. */
+static fathom_status literal(translation *t, uint32_t code, const char *begin)
+{
+    const bool range = t->range && t->before != NONE;
+    t->range = false;
+    if (!t->caseless)
+        return FATHOM_OK;
+    if (t->folding_count == 0)
+        t->folding_count = unicode_foldings(t->foldings);
+    const uint32_t least = range ? (uint32_t)t->before : code, folded = unicode_folded(code);
+    const uint32_t before = !t->in_class && t->before != NONE ? unicode_folded((uint32_t)t->before) : 0;
+    for (size_t i = 0; i < t->folding_count; i++) {
+        const unicode_folding *f = &t->foldings[i];
+        const bool pair = f->first == before && f->second == folded;
+        if (!pair && (f->code < least || f->code > code))
+            continue;
+        const char *from = pair || range ? t->before_begin : begin;
+        return status_fail(t->err, FATHOM_UNSUPPORTED, "%.*s in (?i:...), where one character may match several: not supported in a pattern",
+                           (int)(t->at - from < 40 ? t->at - from : 40), from);
+    }
+    t->last = range ? NONE : (int64_t)code; /* the end of a range begins none */
+    t->before_begin = begin;
+    return FATHOM_OK;
+}
+
+/* \p{Han}: scripts, which PCRE2 reads as Script_Extensions since 10.40, and Oniguruma as Script, without the marks that several scripts share.
+ * Whether the name is a script's is PCRE2's to say; an older one, which does not know sc:, means Script by the name alone. */
+static bool is_script(const char *name, size_t bytes)
+{
+    char pattern[64];
+    int code;
+    size_t at;
+    if (snprintf(pattern, sizeof pattern, "\\p{sc:%.*s}", (int)(bytes < sizeof pattern ? bytes : sizeof pattern), name) >= (int)sizeof pattern)
+        return false;
+    pcre2_code *made = pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED, PCRE2_UTF, &code, &at, NULL);
+    pcre2_code_free(made);
+    return made != NULL;
+}
+
+/* \p{Name}, \p{^Name} */
+static fathom_status property(translation *t)
+{
+    const char *begin = t->at, *name = begin + 3, *end = begin[2] == '{' ? strchr(begin, '}') : NULL;
+    if (!end)
+        return refuse(t, begin, 2);
+    name += *name == '^';
+    t->at = end + 1;
+    TRY(text_buffer_add(&t->out, begin, (size_t)(name - begin), t->err));
+    if (is_script(name, (size_t)(end - name)))
+        TRY(put(t, "sc:"));
+    return text_buffer_add(&t->out, name, (size_t)(t->at - name), t->err);
+}
+
+static uint32_t hexadecimal(const char *digits, size_t count)
+{
+    uint32_t value = 0;
+    for (size_t i = 0; i < count; i++)
+        value = 16 * value + (uint32_t)(digits[i] <= '9' ? digits[i] - '0' : (digits[i] | 32) - 'a' + 10);
+    return value;
+}
+
+/* In a case-insensitive group Oniguruma gives a class the other cases of all that is in it, and what they fold to: [\p{Lu}] has small letters,
+ * [\w] has ss. PCRE2 does so only for characters that are named. */
+static fathom_status check_class_of_cases(const translation *t, const char *begin)
+{
+    if (!t->caseless || !t->in_class || !begin[1] || !strchr("pPwWSD", begin[1]))
+        return FATHOM_OK;
+    const char *end = begin[2] == '{' ? strchr(begin, '}') : NULL;
+    const size_t bytes = end ? (size_t)(end + 1 - begin) : 2;
+    return status_fail(t->err, FATHOM_UNSUPPORTED, "%.*s in a class in (?i:...): not supported in a pattern", (int)(bytes < 40 ? bytes : 40), begin);
 }
 
 static fathom_status escape(translation *t)
 {
     const char *begin = t->at, letter = begin[1];
+    TRY(check_class_of_cases(t, begin));
     const char *class = letter ? class_of(letter, t->in_class) : NULL;
     if (class) {
         t->at += 2;
         return put(t, class);
     }
-    if (letter == 'p' || letter == 'P') { /* \p{Name}, \p{^Name} */
-        const char *end = begin[2] == '{' ? strchr(begin, '}') : NULL;
-        if (!end)
-            return refuse(t, begin, 2);
-        t->at = end + 1;
-        return text_buffer_add(&t->out, begin, (size_t)(t->at - begin), t->err);
-    }
+    if (letter == 'p' || letter == 'P')
+        return property(t);
     if (letter == 'x' || letter == 'u') { /* \xHH, \uHHHH, \x{H...} */
         const char *digits = begin + 2;
         const bool braces = letter == 'x' && *digits == '{';
@@ -116,6 +204,7 @@ static fathom_status escape(translation *t)
         if (n == 0 || n > 6 || (letter == 'u' && n != 4) || (braces && digits[n] != '}'))
             return refuse(t, begin, 4);
         t->at = digits + n + braces;
+        TRY(literal(t, hexadecimal(digits, n), begin));
         TRY(put(t, "\\x{"));
         TRY(text_buffer_add(&t->out, digits, n, t->err));
         return put(t, "}");
@@ -124,44 +213,101 @@ static fathom_status escape(translation *t)
                                                             !(letter & 0x80)));
     if (!known)
         return refuse(t, begin, letter ? 2 : 1);
-    t->at += 2;
-    return text_buffer_add(&t->out, begin, 2, t->err);
+    TRY(copy(t, 2));
+    return literal(t, letter >= 'a' && letter <= 'z' ? '\n' : (uint32_t)letter, begin); /* one control character for all of them */
 }
 
-/* One element of the pattern. Ruby reads x{1,2}+ as (x{1,2})+, PCRE2 as possessive, and x{,2} as x{0,2}; set operations and sets in sets are Ruby's own. */
+/* A brace, outside of a class. Ruby reads x{1,2}+ as (x{1,2})+, PCRE2 as possessive; x{2}? as (x{2})?, PCRE2 as lazy (x{1,2}? is lazy in both);
+ * x{,2} as x{0,2}. Any other brace is one, also where a newer PCRE2 sees an interval with spaces in it. */
+static fathom_status brace(translation *t)
+{
+    static const char digits[] = "0123456789";
+    const char *p = t->at, *end = p + 1 + strspn(p + 1, digits);
+    const bool comma = *end == ',';
+    if (end == p + 1 && comma)
+        return refuse(t, p, 2);
+    if (comma)
+        end += 1 + strspn(end + 1, digits);
+    if (end == p + 1 || *end != '}') {
+        t->at++;
+        return put(t, "\\{");
+    }
+    end++;
+    if (*end == '+' || (*end == '?' && !comma))
+        return refuse(t, p, (size_t)(end + 1 - p));
+    t->last = t->before; /* x{1} is as good as x */
+    return copy(t, (size_t)(end - p));
+}
+
+/* What is in a plain group follows what is before it as if there were none. */
+static fathom_status open_group(translation *t)
+{
+    const char *p = t->at;
+    const bool caseless = strncmp(p, "(?i:", 4) == 0, plain = strncmp(p, "(?:", 3) == 0;
+    if (p[1] == '*')
+        return refuse(t, p, 2);
+    if (p[1] == '?' && !caseless && !strchr(":!=>", p[2]) && strncmp(p, "(?<=", 4) != 0 && strncmp(p, "(?<!", 4) != 0)
+        return refuse(t, p, 4);
+    t->open++;
+    if (caseless && !t->caseless)
+        t->caseless = t->open;
+    if (caseless || plain)
+        t->last = t->before;
+    return copy(t, caseless ? 4 : plain ? 3 : 1);
+}
+
+static fathom_status close_group(translation *t)
+{
+    if (t->open == t->caseless)
+        t->caseless = 0;
+    else
+        t->last = t->before;
+    t->open--;
+    return copy(t, 1);
+}
+
+/* One element of the pattern. Set operations and sets in sets are Ruby's own. */
 static fathom_status element(translation *t)
 {
     const char *p = t->at;
+    t->before = t->last;
+    t->last = NONE;
     if (*p == '\\')
         return escape(t);
     if (t->in_class) {
         if (*p == '[' || strncmp(p, "&&", 2) == 0)
             return refuse(t, p, 2);
         t->in_class = *p != ']';
+        if (!t->in_class)
+            return copy(t, 1);
+        if (*p == '-' && t->before != NONE && !t->range) {
+            t->range = true;
+            t->last = t->before;
+            return copy(t, 1);
+        }
     } else if (*p == '[') {
+        const size_t bytes = p[1] == '^' ? 2 : 1;
         t->in_class = true;
-        if (p[1] == '^')
-            t->at++;
-        if (t->at[1] == ']')
-            return refuse(t, p, 2);
-        t->at++;
-        return text_buffer_add(&t->out, p, (size_t)(t->at - p), t->err);
-    } else if (*p == '(' && p[1] == '?' && !strchr(":!=>", p[2]) && strncmp(p, "(?i:", 4) != 0 && strncmp(p, "(?<=", 4) != 0 &&
-               strncmp(p, "(?<!", 4) != 0) {
-        return refuse(t, p, 4);
-    } else if (*p == '(' && p[1] == '*') {
-        return refuse(t, p, 2);
-    } else if ((*p == '}' && p[1] == '+') || (*p == '{' && p[1] == ',')) {
-        return refuse(t, p, 2);
+        t->range = false;
+        return p[bytes] == ']' ? refuse(t, p + bytes - 1, 2) : copy(t, bytes);
+    } else if (*p == '(') {
+        return open_group(t);
+    } else if (*p == ')') {
+        return close_group(t);
+    } else if (*p == '{') {
+        return brace(t);
     }
-    t->at++;
-    return text_buffer_add(&t->out, p, 1, t->err);
+    TRY(copy(t, utf8_length((unsigned char)*p)));
+    return literal(t, utf8_decode(p), p);
 }
 
 static fathom_status translate(const split_step *from, text_buffer *out, fathom_error *err)
 {
-    translation t = {.at = from->pattern, .err = err};
+    translation t = {.at = from->pattern, .last = NONE, .err = err};
+    const size_t bytes = strlen(from->pattern);
     fathom_status status = FATHOM_OK;
+    if (utf8_valid(from->pattern, bytes) < bytes)
+        status = status_fail(err, FATHOM_FORMAT, "pattern: not valid UTF-8");
     for (; *t.at && status == FATHOM_OK && from->literal; t.at++) {
         if (strchr("\\^$.[]|()?*+{}#-", *t.at))
             status = put(&t, "\\");

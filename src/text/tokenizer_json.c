@@ -15,6 +15,7 @@ typedef struct cutting {
     json_stream in;
     const char *done; /* what is before it was copied or cut */
     text_buffer rest, name;
+    bool blanks; /* what is cut leaves a blank for each of its characters */
     vocabulary_parts parts;
     fathom_error *err;
 } cutting;
@@ -23,7 +24,7 @@ static fathom_status copy_until(cutting *c, const char *end)
 {
     TRY(text_buffer_add(&c->rest, c->done, (size_t)(end - c->done), c->err));
     c->done = end;
-    if (c->rest.size > REST_MOST)
+    if (c->rest.size > REST_MOST && !c->blanks)
         return status_fail(c->err, FATHOM_UNSUPPORTED, "%s: more than %d bytes besides vocab, merges and added_tokens", c->in.path, REST_MOST);
     return FATHOM_OK;
 }
@@ -39,6 +40,9 @@ static fathom_status cut(cutting *c, json_part *part, char open)
     *part = (json_part){begin, (size_t)(c->in.at - begin)};
     TRY(copy_until(c, begin + 1));
     c->done = c->in.at - 1;
+    for (const char *p = begin + 1; c->blanks && p < c->done; p++)
+        if (((unsigned char)*p & 0xC0) != 0x80)
+            TRY(text_buffer_add(&c->rest, *p == '\n' ? "\n" : " ", 1, c->err));
     return FATHOM_OK;
 }
 
@@ -63,6 +67,29 @@ static fathom_status cut_object(cutting *c, bool model)
         else
             TRY(json_stream_skip(&c->in, c->err));
     }
+}
+
+/* Cuts the text from its beginning, into parts and rest. */
+static fathom_status cut_file(cutting *c)
+{
+    c->in.at = c->done = c->in.begin;
+    c->rest.size = 0;
+    TRY(cut_object(c, false));
+    return copy_until(c, c->in.end);
+}
+
+static fathom_status parse_rest(cutting *c, json_t **root)
+{
+    const char *path = c->in.path;
+    const fathom_status status = json_parse(path, c->rest.data, c->rest.size, root, c->err);
+    if (status != FATHOM_FORMAT)
+        return status;
+    c->blanks = true; /* once more, for a message with the line and the column of the file */
+    TRY(cut_file(c));
+    TRY(json_parse(path, c->rest.data, c->rest.size, root, c->err));
+    json_decref(*root); /* then it was no fault of the text's */
+    *root = NULL;
+    return status;
 }
 
 /* --- settings --- */
@@ -284,18 +311,16 @@ static fathom_status check_special(const tokenizer *t, const id_list *ids, const
 
 fathom_status tokenizer_json_read(tokenizer *t, const char *path, fathom_error *err)
 {
-    cutting c = {.in = {path, t->file, t->file, t->file + t->file_bytes}, .done = t->file, .err = err};
+    cutting c = {.in = {path, t->file, t->file, t->file + t->file_bytes}, .err = err};
     json_t *root = NULL;
     const size_t valid = utf8_valid(t->file, t->file_bytes);
     fathom_status status = FATHOM_OK;
     if (valid < t->file_bytes)
         status = status_fail(err, FATHOM_FORMAT, "%s: malformed JSON at byte %zu: not UTF-8", path, valid);
     if (status == FATHOM_OK)
-        status = cut_object(&c, false);
+        status = cut_file(&c);
     if (status == FATHOM_OK)
-        status = copy_until(&c, c.in.end);
-    if (status == FATHOM_OK)
-        status = json_parse(path, c.rest.data, c.rest.size, &root, err);
+        status = parse_rest(&c, &root);
     text_buffer_free(&c.rest);
     text_buffer_free(&c.name);
     if (status == FATHOM_OK)

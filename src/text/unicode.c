@@ -158,6 +158,30 @@ void text_buffer_free(text_buffer *b)
     *b = (text_buffer){0};
 }
 
+enum { FOLDING_LONGEST = 8 };
+
+static utf8proc_ssize_t fold(uint32_t code, utf8proc_int32_t out[FOLDING_LONGEST])
+{
+    return utf8proc_decompose_char((utf8proc_int32_t)code, out, FOLDING_LONGEST, UTF8PROC_CASEFOLD, NULL);
+}
+
+uint32_t unicode_folded(uint32_t code)
+{
+    utf8proc_int32_t folded[FOLDING_LONGEST];
+    return fold(code, folded) > 0 ? (uint32_t)folded[0] : code;
+}
+
+size_t unicode_foldings(unicode_folding out[UNICODE_FOLDINGS_MOST])
+{
+    size_t count = 0;
+    for (uint32_t code = 0x80; code <= 0xFFFF && count < UNICODE_FOLDINGS_MOST; code++) {
+        utf8proc_int32_t folded[FOLDING_LONGEST];
+        if (fold(code, folded) > 1)
+            out[count++] = (unicode_folding){code, (uint32_t)folded[0], (uint32_t)folded[1]};
+    }
+    return count;
+}
+
 static int combining_class(utf8proc_int32_t code)
 {
     return utf8proc_get_property(code)->combining_class;

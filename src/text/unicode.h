@@ -24,6 +24,15 @@ bool unicode_is_space(uint32_t code);
 /* What \w means for added tokens: Alphabetic, Mark, decimal digits, connecting punctuation, joiners. */
 bool unicode_is_word(uint32_t code);
 
+/* The first character of its full case folding: of S it is s, and of U+00DF, too. */
+uint32_t unicode_folded(uint32_t code);
+/* Characters whose folding has several, and the first two of these: U+00DF has s and s. */
+typedef struct unicode_folding {
+    uint32_t code, first, second;
+} unicode_folding;
+enum { UNICODE_FOLDINGS_MOST = 128 };
+size_t unicode_foldings(unicode_folding out[UNICODE_FOLDINGS_MOST]);
+
 typedef struct text_buffer {
     char *data;
     size_t size, capacity;

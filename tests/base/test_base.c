@@ -6,6 +6,7 @@
 #include <math.h>
 #include <signal.h>
 #include <sys/resource.h>
+#include <sys/wait.h>
 
 #include "base/arena.h"
 #include "base/file.h"
@@ -330,6 +331,71 @@ static void folders_come_and_go(void **state)
     free(joined);
 }
 
+static void one_holds_a_lock(void **state)
+{
+    (void)state;
+    fathom_error err;
+    int first, second;
+    put_text("lock", ""); /* of one that was killed */
+    assert_ok(file_lock("lock", &first, &err), &err);
+    assert_true(first >= 0);
+    assert_ok(file_lock("lock", &second, &err), &err);
+    assert_int_equal(second, -1);
+    file_unlock("lock", first);
+    assert_false(path_exists("lock"));
+    assert_ok(file_lock("lock", &second, &err), &err);
+    assert_true(second >= 0);
+    file_unlock("lock", second);
+
+    put_text("mine", "not a lock");
+    assert_error(file_lock("mine", &first, &err), &err, FATHOM_INVALID_ARGUMENT, "mine: ", "no lock");
+    assert_int_equal(first, -1);
+    assert_content("mine", "not a lock");
+    assert_error(file_lock("none/lock", &first, &err), &err, FATHOM_IO, "none/lock: ", strerror(ENOENT));
+}
+
+enum { LOCKERS = 4, LOCKINGS = 300 };
+
+/* Adds one to the number in a file, under the lock, so often. */
+static void count_under_lock(void)
+{
+    for (int i = 0; i < LOCKINGS;) {
+        int fd;
+        size_t size;
+        if (file_lock("lock", &fd, NULL) != FATHOM_OK)
+            _exit(1);
+        if (fd < 0)
+            continue;
+        char *text = get_file("count", &size), next[16];
+        snprintf(next, sizeof next, "%d", atoi(text) + 1);
+        put_text("count", next);
+        free(text);
+        file_unlock("lock", fd);
+        i++;
+    }
+}
+
+/* A file that its holder removes while others open it is nobody's lock. */
+static void processes_exclude_each_other(void **state)
+{
+    (void)state;
+    char expected[16];
+    put_text("count", "0");
+    for (int i = 0; i < LOCKERS; i++)
+        if (fork() == 0) {
+            count_under_lock();
+            _exit(0);
+        }
+    for (int i = 0; i < LOCKERS; i++) {
+        int how;
+        assert_true(wait(&how) > 0);
+        assert_int_equal(how, 0);
+    }
+    snprintf(expected, sizeof expected, "%d", LOCKERS * LOCKINGS);
+    assert_content("count", expected);
+    assert_false(path_exists("lock"));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -348,6 +414,8 @@ int main(void)
         temp_test(map_gives_the_bytes),
         temp_test(map_refuses_what_is_no_file),
         temp_test(folders_come_and_go),
+        temp_test(one_holds_a_lock),
+        temp_test(processes_exclude_each_other),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -36,7 +36,19 @@ check "calls that are killed half-way leave neither the folder nor a manifest" t
 $tokenize --out "$work/killed" --shard-tokens 5000 --threads 2 >/dev/null 2>&1
 $tokenize --out "$work/quiet" --shard-tokens 5000 --threads 1 >/dev/null 2>&1
 check "run again, it is what an undisturbed call makes" diff -r "$work/killed" "$work/quiet"
-check "and leaves nothing beside it" test ! -e "$work/killed.unfinished"
+check "and leaves nothing beside it" sh -c "test ! -e '$work/killed.unfinished' && test ! -e '$work/killed.unfinished.lock'"
+
+# Two at once: one is refused, whatever the other has done so far, and what that one makes is whole.
+$tokenize --out "$work/both" --shard-tokens 5000 --threads 2 >/dev/null 2>&1 &
+child=$!
+while [ ! -e "$work/both.unfinished/train-00001.bin" ] && kill -0 $child 2>/dev/null; do sleep 0.01; done
+kill -STOP $child 2>/dev/null
+refuses "a second call with the same --out" 1 "both: another process is writing it" $tokenize --out "$work/both/" --shard-tokens 5000
+kill -CONT $child 2>/dev/null
+wait $child
+check "the first goes on undisturbed" test $? -eq 0
+check "and makes what it makes alone" diff -r "$work/both" "$work/quiet"
+check "nothing is left beside it" sh -c "test ! -e '$work/both.unfinished' && test ! -e '$work/both.unfinished.lock'"
 
 shape="--layers 2 --dim 32 --heads 2 --ffn 64 --seq-len 32 --batch 4 --threads 1 --mod topk --mod-capacity 0.25"
 losses() { sed 's/.*"train_loss": \([^,]*\), "eval_loss": \([^,]*\), "eval_loss_causal": \([^,]*\),.*/\1 \2 \3/' "$1"; }
@@ -124,6 +136,13 @@ refuses "tokenize of shards" 1 "already" "$fathom" tokenize --data "$work/s1" --
 refuses "no tokens a shard" 2 "--shard-tokens: 0" $tokenize --out "$work/x" --shard-tokens 0
 refuses "all held out" 2 "--val-fraction: 1" $tokenize --out "$work/x" --val-fraction 1
 refuses "a disk that is full" 1 "cannot write" sh -c "trap '' XFSZ; ulimit -f 20; exec $tokenize --out '$work/x'"
-check "refused calls leave nothing" sh -c "test ! -e '$work/x' && test ! -e '$work/x.unfinished' && test ! -e '$work/new/model.safetensors'"
+mkdir "$work/empty" "$work/y.unfinished"
+echo mine >"$work/y.unfinished/notes"
+refuses "tokenize what is not there" 1 "nowhere: No such file" "$fathom" tokenize --data "$work/nowhere" --out "$work/empty"
+check "an empty folder that was there stays" test -d "$work/empty"
+refuses "tokenize where somebody has files" 1 "y.unfinished: has notes in it" $tokenize --out "$work/y"
+check "they stay" test -s "$work/y.unfinished/notes"
+check "refused calls leave nothing" sh -c "test ! -e '$work/x' && test ! -e '$work/x.unfinished' && test ! -e '$work/new/model.safetensors' &&
+    ! ls '$work' | grep unfinished.lock"
 check "tokenize --help" sh -c "'$fathom' tokenize --help | grep -q '^usage: fathom tokenize'"
 finish

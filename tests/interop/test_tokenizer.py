@@ -209,6 +209,43 @@ def test_word_characters_around_added_tokens(library, tmp_path):
     assert different == []
 
 
+# Where PCRE2 by itself differs, or might.
+PATTERNS = [r"\p{Han}+", r"[\p{Han}x]", r"\P{Greek}", r"\p{^Latin}", r"\p{Cyrillic}", r"\p{Arabic}", r"\p{Hiragana}", r"\p{Katakana}", r"\p{Hangul}",
+            r"\p{Devanagari}", r"\p{Thai}", r"\p{Common}+", r"\p{Inherited}", r"[^\s\p{Han}\p{L}]", r"\p{Lo}",
+            r"a{2}", r"\p{L}{1,2}?", r"\p{L}{2,2}?", r"[a{2}?]+", r"a{1 }+", r"{x}?a{|}", r"\p{N}{2,}?a",
+            r"\w", r"\W", r"\w+", r"[\w]", r"[^\w]", r"[\w\s]+", r"[^\w\s]+", r"\s*\w+(?!\W)",
+            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)", r"(?i:s)(?i:s)", r"(?i:s|t)ss", r"(?i:s?t|s.t)", r"(?i:[s]t)", r"(?i:[a-z])", r"(?i:[^s])", r"(?i:[à-ö])",
+            r"(?i:é)", r"(?i:ω)", r"(?i:[ſ'’]k)", r"(?i:i)", r"(?i:[^i])",
+            r"(?i:\p{Lu})", r"(?i:\P{Ll})", r"(?i:\w)", r"(?i:[^\s\d])", r"(?i:[a\s\d]+)"]
+REFUSED = [r"a{2}?", r"\p{N}{3}?", r"a{2}+", r"a{1,2}+", r"a{,2}", r"(?i:ss)", r"(?i:st)", r"(?i:s(?:s))", r"(?i:ß)", r"(?i:[ß])", r"(?i:\u017f\x73)",
+           r"(?i:[\p{Lu}])", r"(?i:[^\s\p{L}])", r"(?i:[\w])", r"(?i:[\S])"]
+
+
+def split_by(pattern, folder):
+    """A tokenizer that drops what the pattern matches, saved in the folder."""
+    tokenizer = trained(["some text"])
+    split = pre_tokenizers.Split(Regex(pattern), "removed")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return tokenizer
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_patterns(library, tmp_path, pattern):
+    """A Split by each, on every character by itself and on what tokenizers stumble over."""
+    tokenizer = split_by(pattern, tmp_path)
+    ours = Ours(library, tmp_path)
+    for text in ["\n".join(known_characters()), *random_texts(500, 21)]:
+        assert ours.encode(text) == tokenizer.encode(text).ids
+
+
+@pytest.mark.parametrize("pattern", REFUSED)
+def test_other_patterns_are_refused(library, tmp_path, pattern):
+    split_by(pattern, tmp_path)
+    with pytest.raises(AssertionError, match="not supported in a pattern"):
+        Ours(library, tmp_path)
+
+
 def test_the_byte_tokenizer_is_read_by_theirs(fathom, library, tmp_path):
     (tmp_path / "text.txt").write_text("".join(f"{i}\n" for i in range(400)))
     fathom("train", "--data", tmp_path / "text.txt", "--out", tmp_path / "run", "--steps", 1, "--layers", 1, "--dim", 32, "--heads", 1,

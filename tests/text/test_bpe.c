@@ -189,6 +189,102 @@ static void known_patterns_split(void **state)
     splitter_free(llama);
 }
 
+/* What Oniguruma makes of a pattern, where PCRE2 would make something else of it. */
+static void assert_splits(const char *pattern, const char *text, const char *expected)
+{
+    splitter *s = splitter_of(&(split_step){.pattern = pattern, .behavior = SPLIT_ISOLATED}, 1);
+    assert_pieces(s, text, expected);
+    splitter_free(s);
+}
+
+static void scripts_are_without_what_several_share(void **state)
+{
+    (void)state;
+    static const char text[] = "a\u4f60\u597d\u3001\u4e16\u754c\u3002"; /* Chinese marks are of the Common script */
+    assert_splits("\\p{Han}+", text, "a/\u4f60\u597d/\u3001/\u4e16\u754c/\u3002/");
+    assert_splits("[\\p{Han}b]+", text, "a/\u4f60\u597d/\u3001/\u4e16\u754c/\u3002/");
+    assert_splits("\\P{han}+", text, "a/\u4f60\u597d/\u3001/\u4e16\u754c/\u3002/");
+    assert_splits("\\p{^Han}", text, "a/\u4f60\u597d/\u3001/\u4e16\u754c/\u3002/");
+    assert_splits("\\p{Greek}+", "\u03b1\u0342b", "\u03b1/\u0342b/");
+    assert_splits("\\p{Common}", text, "a\u4f60\u597d/\u3001/\u4e16\u754c/\u3002/");
+    assert_splits("\\p{L}+", text, "a\u4f60\u597d/\u3001/\u4e16\u754c/\u3002/");
+}
+
+static void refused_pattern(const char *pattern, const char *why)
+{
+    splitter *s;
+    fathom_error err;
+    assert_ok(splitter_new(&s, &err), &err);
+    assert_error(splitter_add(s, &(split_step){.pattern = pattern, .behavior = SPLIT_ISOLATED}, &err), &err, FATHOM_UNSUPPORTED, why, "not supported");
+    splitter_free(s);
+}
+
+/* Ruby's x{2}? is (x{2})?, PCRE2's is lazy. */
+static void intervals_are_read_alike_or_refused(void **state)
+{
+    (void)state;
+    refused_pattern("a{2}?", "{2}?: ");
+    refused_pattern("\\p{N}{3}?", "{3}?: ");
+    refused_pattern("(?:ab){12}??", "{12}?: ");
+    refused_pattern("a{2}+", "{2}+: ");
+    refused_pattern("a{1,2}+", "{1,2}+: ");
+    refused_pattern("a{1,}+", "{1,}+: ");
+    refused_pattern("a{,2}", "{,: ");
+    assert_splits("a{2}", "aaab", "aa/ab/");
+    assert_splits("a{1,2}?", "aab", "a/a/b/");
+    assert_splits("a{2,2}?b", "aaab", "a/aab/");
+    assert_splits("a{1,}?b", "aaab", "aaab/");
+    assert_splits("[a{2}?]+", "a{2}?b", "a{2}?/b/");
+    assert_splits("a\\{2}?", "a{2a{2}", "a{2/a{2}/");
+    assert_splits("a{1 }+", "aa{1 }}", "a/a{1 }}/");
+    assert_splits("{x}?a{|}", "{xa{}", "{xa{/}/");
+}
+
+/* Oniguruma's own: a fraction is part of a word where \w stands alone, and is none in brackets. */
+static void words_are_onigurumas(void **state)
+{
+    (void)state;
+    static const char text[] = "a\u00bd\u00b2_\u00bf \u0663\u0301-\u2153"; /* 1/2, superscript 2; an Arabic digit; 1/3 */
+    assert_splits("\\w+", text, "a\u00bd\u00b2_/\u00bf /\u0663\u0301/-\u2153/");
+    assert_splits("\\W+", text, "a\u00bd\u00b2_/\u00bf /\u0663\u0301/-\u2153/");
+    assert_splits("[\\w]+", text, "a/\u00bd\u00b2/_/\u00bf /\u0663\u0301/-\u2153/");
+    assert_splits("[^\\w]+", text, "a/\u00bd\u00b2/_/\u00bf /\u0663\u0301/-\u2153/");
+}
+
+/* Oniguruma's (?i:ss) matches U+00DF, and the other way round. */
+static void several_characters_as_one_are_refused(void **state)
+{
+    (void)state;
+    static const char *const bad[][2] = {
+        {"(?i:ss)", "ss"}, {"x|(?i:'s|les[t])|(?i:MaSs)", "Ss"}, {"(?i:a(?:(?i:s)t))", "s)t"}, {"(?i:s{1}s)", "s{1}s"}, {"(?i:s(?:t|x))", "s(?:t"},
+        {"(?i:off)", "ff"}, {"(?i:fi)", "fi"}, {"(?i:fl)", "fl"}, {"(?i:s\\x73)", "s\\x73"}, {"(?i:\\x{73}\\u0074)", "\\x{73}\\u0074"},
+        {"(?i:\u017fs)", "\u017fs"}, {"(?i:\u00df)", "\u00df"}, {"(?i:\\x{df})", "\\x{df}"}, {"(?i:i\u0307)", "i\u0307"}, {"(?i:\u03c9\u03b9)", "\u03c9\u03b9"},
+        {"(?i:[\u00df])", "\u00df"}, {"(?i:[^'\u00c0-\u00ff])", "\u00c0-\u00ff"}, {"(?i:[!-\\x{ff}a])", "!-\\x{ff}"}, {"(?i:[a-c-\u00df])", "\u00df"}};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        char why[64];
+        snprintf(why, sizeof why, "%s in (?i:...)", bad[i][1]);
+        refused_pattern(bad[i][0], why);
+    }
+    assert_splits("(?i:'s|'t|'re|'ve|'m|'ll|'d)", "'\u017f'LL'Re'x", "'\u017f/'LL/'Re/'x/");
+    assert_splits("(?i:s|t)(?:ss|\u00df)", "Sssst", "Sss/st/"); /* its end is the group's */
+    assert_splits("(?i:s\\tf|s.t|s?t|[s]t|s[st\u00e9-])", "s\tF", "s\tF/");
+    assert_splits("(?i:[\u2019']s)", "a\u2019S", "a/\u2019S/");
+}
+
+/* Oniguruma's (?i:[\p{Lu}]) matches small letters too, (?i:[\w]) ss at once. */
+static void classes_of_any_case_are_refused(void **state)
+{
+    (void)state;
+    refused_pattern("(?i:[\\p{Lu}])", "\\p{Lu} in a class in (?i:...)");
+    refused_pattern("(?i:x(?:[^\\s\\P{Greek}]))", "\\P{Greek} in a class in (?i:...)");
+    refused_pattern("(?i:[a\\w])", "\\w in a class in (?i:...)");
+    refused_pattern("(?i:[\\S])", "\\S in a class in (?i:...)");
+    refused_pattern("(?i:[\\D])", "\\D in a class in (?i:...)");
+    assert_splits("(?i:\\p{Lu}x\\w)", "aAXss", "a/AXs/s/");
+    assert_splits("(?i:x)[\\p{Lu}]", "XA", "XA/");
+    assert_splits("(?i:[a\\s\\d]+)", "-aA 1", "-/aA 1/");
+}
+
 static void matches_go_where_they_are_told(void **state)
 {
     (void)state;
@@ -427,6 +523,11 @@ int main(void)
         cmocka_unit_test(valid_utf8_is_told),           cmocka_unit_test(text_is_normalized),
         cmocka_unit_test(normalizing_is_utf8procs),     cmocka_unit_test(many_marks_take_no_longer),
         cmocka_unit_test(known_patterns_split),         cmocka_unit_test(matches_go_where_they_are_told),
+        cmocka_unit_test(scripts_are_without_what_several_share),
+        cmocka_unit_test(intervals_are_read_alike_or_refused),
+        cmocka_unit_test(words_are_onigurumas),
+        cmocka_unit_test(several_characters_as_one_are_refused),
+        cmocka_unit_test(classes_of_any_case_are_refused),
         cmocka_unit_test(strange_patterns_are_refused), cmocka_unit_test(merges_go_by_rank),
         cmocka_unit_test(long_pieces_take_no_longer),   cmocka_unit_test(vocabularies_that_cannot_be_are_refused),
         cmocka_unit_test(collisions_on_purpose_are_refused),

@@ -185,6 +185,116 @@ static void nothing_is_written_over(void **state)
     refused("s", "again", FATHOM_INVALID_ARGUMENT, "s/", "already");
 }
 
+static void put_folder(const char *folder, const char *const *names, size_t count)
+{
+    assert_int_equal(mkdir(folder, 0777), 0);
+    for (size_t i = 0; i < count; i++) {
+        char path[64];
+        snprintf(path, sizeof path, "%s/%s", folder, names[i]);
+        put_text(path, "mine");
+    }
+}
+
+static void nothing_is_removed_that_others_have_made(void **state)
+{
+    (void)state;
+    static const char *const others[] = {"notes", "train-00000.bin.old", "train-1.bin", "train-.bin", "heldout-00000", "00000.bin", "manifest.json.tmp.tmp",
+                                         ".hidden"};
+    static const char *const own[] = {"train-00000.bin", "train-123456.bin", "heldout-00001.bin.tmp", "tokenizer.json.tmp", "manifest.json"};
+    put_texts();
+    assert_int_equal(mkdir("s", 0700), 0); /* is there, empty, and stays where nothing comes of it */
+    refused("none", "s", FATHOM_NOT_FOUND, "none: ", "No such file");
+    refused("d/empty", "s", FATHOM_INVALID_ARGUMENT, "d/empty: ", "no text");
+    assert_int_equal(access("s", F_OK), 0);
+    assert_int_equal(access("s.unfinished", F_OK), -1);
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+        put_folder("s.unfinished", (const char *const[]){own[0], others[i]}, 2);
+        refused("last", "s/", FATHOM_INVALID_ARGUMENT, "s.unfinished: ", others[i]);
+        refused("none", "s", FATHOM_NOT_FOUND, "none: ", "");
+        assert_int_equal(access("s.unfinished/train-00000.bin", F_OK), 0);
+        assert_int_equal(unlink("s.unfinished/train-00000.bin"), 0);
+        char path[64];
+        snprintf(path, sizeof path, "s.unfinished/%s", others[i]);
+        assert_int_equal(unlink(path), 0);
+        assert_int_equal(rmdir("s.unfinished"), 0);
+    }
+    assert_int_equal(mkdir("s.unfinished", 0777), 0);
+    assert_int_equal(mkdir("s.unfinished/train-00000.bin", 0777), 0);
+    refused("last", "s", FATHOM_INVALID_ARGUMENT, "s.unfinished: ", "train-00000.bin");
+    assert_int_equal(rmdir("s.unfinished/train-00000.bin"), 0);
+    assert_int_equal(rmdir("s.unfinished"), 0);
+
+    put_folder("elsewhere", own, 2);
+    assert_int_equal(symlink("elsewhere", "s.unfinished"), 0);
+    refused("last", "s", FATHOM_INVALID_ARGUMENT, "s.unfinished: ", "not as a folder");
+    assert_int_equal(access("elsewhere/train-00000.bin", F_OK), 0);
+    assert_int_equal(unlink("s.unfinished"), 0);
+    put_text("s.unfinished", "mine");
+    refused("last", "s", FATHOM_INVALID_ARGUMENT, "s.unfinished: ", "not as a folder");
+    assert_int_equal(unlink("s.unfinished"), 0);
+    assert_int_equal(symlink("elsewhere", "link"), 0);
+    refused("last", "link/", FATHOM_INVALID_ARGUMENT, "link: ", "not as a folder");
+    assert_int_equal(mkdir("empty", 0777), 0);
+    assert_int_equal(chdir("empty"), 0);
+    refused("../last", ".", FATHOM_INVALID_ARGUMENT, ".: ", "");
+    refused("../last", "../empty/.", FATHOM_INVALID_ARGUMENT, ".: ", "");
+    assert_int_equal(chdir(".."), 0);
+
+    put_folder("s.unfinished", own, sizeof own / sizeof *own);
+    make("s", 100, 0.1);
+    assert_int_equal(access("s/train-123456.bin", F_OK), -1);
+    assert_int_equal(access("s.unfinished", F_OK), -1);
+}
+
+static void one_process_writes_a_folder(void **state)
+{
+    (void)state;
+    int lock;
+    fathom_error err;
+    put_texts();
+    assert_int_equal(mkdir("s.unfinished", 0777), 0);
+    put_text("s.unfinished/train-00000.bin", "of the other");
+    assert_ok(file_lock("s.unfinished.lock", &lock, &err), &err);
+    refused("last", "s//", FATHOM_INVALID_ARGUMENT, "s: another process", "s.unfinished.lock");
+    assert_int_equal(access("s.unfinished/train-00000.bin", F_OK), 0);
+    assert_int_equal(access("s.unfinished.lock", F_OK), 0);
+    assert_int_equal(close(lock), 0); /* as a kill does: the file stays */
+    make("s", 100, 0.1);
+    assert_int_equal(access("s/manifest.json", F_OK), 0);
+    assert_int_equal(access("s.unfinished", F_OK), -1);
+    assert_int_equal(access("s.unfinished.lock", F_OK), -1);
+
+    refused("d/empty", "t", FATHOM_INVALID_ARGUMENT, "d/empty: ", "no text");
+    refused("none", "new/t", FATHOM_NOT_FOUND, "none: ", "");
+    assert_int_equal(access("t.unfinished.lock", F_OK), -1);
+    assert_int_equal(access("new", F_OK), -1);
+    make("new/t", 100, 0.1); /* the lock's folder is made for it */
+    assert_int_equal(access("new/t.unfinished.lock", F_OK), -1);
+    put_text("u.unfinished.lock", "mine");
+    refused("last", "u", FATHOM_INVALID_ARGUMENT, "u.unfinished.lock: ", "no lock");
+    assert_int_equal(access("u.unfinished.lock", F_OK), 0);
+}
+
+/* What a killed call left may lie among the texts. */
+static void leftovers_are_no_texts(void **state)
+{
+    (void)state;
+    fathom_error err;
+    manifest m;
+    put_texts();
+    make("whole", 100, 0.1);
+    assert_int_equal(mkdir("all", 0777), 0);
+    put_text("all/text", "a text");
+    assert_int_equal(rename("whole", "all/s.unfinished"), 0);
+    const char *path = "all";
+    sharding_input in = input("all/s", 100, 0);
+    in.paths = &path;
+    in.count = 1;
+    assert_ok(sharding_run(&in, &m, &err), &err);
+    assert_int_equal(m.tokens, 6);
+    manifest_free(&m);
+}
+
 static void load_refused(fathom_status code, const char *a, const char *b)
 {
     corpus c;
@@ -275,6 +385,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         temp_test(shards_hold_what_the_text_is), temp_test(checksums_are_of_the_ids), temp_test(nothing_is_written_over),
+        temp_test(nothing_is_removed_that_others_have_made), temp_test(leftovers_are_no_texts),
+        temp_test(one_process_writes_a_folder),
         temp_test(hostile_manifests_are_refused), temp_test(other_manifests_are_text),
     };
     return cmocka_run_group_tests(tests, make_tokenizer, free_tokenizer);

@@ -541,6 +541,27 @@ static void broken_files_are_refused(void **state)
     free(text);
 }
 
+/* What is read apart from the settings, one token to a line and on one line, moves no line and no column. */
+static void errors_are_found_where_they_stand(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text, *where;
+    } cases[] = {
+        {"{\n\"added_tokens\": [\n{\n},\n{}\n],\n\"model\": {\"vocab\": {\n\"a\": 1,\n\"b\": 2\n}, \"merges\": [\n\n]},\n\"version\": 1.0.0\n}", "line 13 column 15"},
+        {"{\"model\": {\"vocab\": {\"\u00e9\u20ac\": 1}, \"merges\": []}, \"version\": 1.0.0}", "line 1 column 61"},
+        {"{\"version\": 1.0.0, \"model\": {\"vocab\": {\"a\": 1}}}", "line 1 column 16"},
+        {"{\"model\": {\"vocab\": {\n}, \"merges\": [],\n \"vocab\": {\n\n}, \"type\": BPE}}", "line 3 column 8"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        tokenizer *t;
+        fathom_error err;
+        put_text("broken.json", cases[i].text);
+        assert_error(tokenizer_load("broken.json", &t, &err), &err, FATHOM_FORMAT, "broken.json: malformed JSON, ", cases[i].where);
+        assert_null(t);
+    }
+}
+
 /* A file with everything in it, cut off and changed anywhere: refused or read, and what was read encodes. */
 static void damaged_files_do_no_harm(void **state)
 {
@@ -663,6 +684,7 @@ int main(void)
         temp_test(what_differs_is_refused),
         temp_test(harmless_fields_may_be_missing),
         temp_test(broken_files_are_refused),
+        temp_test(errors_are_found_where_they_stand),
         temp_test(damaged_files_do_no_harm),
         temp_test(hostile_files_are_refused_before_they_grow),
         temp_test(running_out_of_memory_is_an_error),

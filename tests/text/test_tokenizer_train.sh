@@ -52,7 +52,15 @@ refuses "an empty special token" 2 "--special" train --data "$work/text.txt" --o
 refuses "a special token of one character" 2 '--special: "é"' train --data "$work/text.txt" --out "$work/x.json" --special "é"
 refuses "a special token twice" 2 "--special: <a>: given twice" train --data "$work/text.txt" --out "$work/x.json" --special "<a>" "<a>"
 refuses "a special token that is no text" 2 "--special" train --data "$work/text.txt" --out "$work/x.json" --special "$(printf 'a\377b')"
+long=$(awk 'BEGIN { for (i = 0; i < 512; i++) printf "x" }')
+refuses "a special token that is too long" 2 "--special: value 2: 513 bytes" train --data "$work/text.txt" --out "$work/x.json" --special "<a>" "x$long"
+train --data "$work/text.txt" --out "$work/long.json" --vocab 300 --special "$long" >"$work/out" 2>"$work/err"
+check "one of 512 bytes is learnt" test $? -eq 0
+check "and read back" "$fathom" tokenize --data "$work/text.txt" --tokenizer "$work/long.json" --out "$work/shards"
 refuses "a file that is not there" 1 "$work/nothing.txt" train --data "$work/nothing.txt" --out "$work/x.json"
+refuses "a folder in the file's place" 1 "$work/folder: is a folder" train --data "$work/text.txt" --out "$work/folder"
+check "before the text is read" sh -c "! grep -q pieces '$work/err'"
+check "which leaves nothing beside it" test ! -e "$work/folder.tmp"
 refuses "a folder to write that is not there" 1 "$work/nowhere/x.json" train --data "$work/text.txt" --out "$work/nowhere/x.json"
 : >"$work/empty.txt"
 refuses "no text" 1 "$work/empty.txt: no text" train --data "$work/empty.txt" --out "$work/kept.json"
