@@ -16,6 +16,7 @@ linux=/usr/src/linux-source-6.1.tar.xz
 [ -e "$linux" ] || { echo "fathom: no $linux: Debian's package linux-source-6.1 has it" >&2; exit 1; }
 mkdir -p "$out"
 
+rate=0.25 # --lr-factor; docs/isoflop.md has why it changes below
 others=
 # shellcheck disable=SC2086  # a list of numbers
 trap '[ -z "$others" ] || kill $others 2>/dev/null || :' EXIT
@@ -28,11 +29,11 @@ train() {
     others=
     # shellcheck disable=SC2086  # a list of options
     for number in $(seq 2 "$processes"); do
-        "$fathom" isoflop --data "$@" --dtype bf16 --out "$out/$part" $options --threads 1 >/dev/null 2>"$out/process-$number.log" &
+        "$fathom" isoflop --data "$@" --dtype bf16 --out "$out/$part" $options --lr-factor $rate --threads 1 >/dev/null 2>"$out/process-$number.log" &
         others="$others $!"
     done
     # shellcheck disable=SC2086
-    "$fathom" isoflop --data "$@" --dtype bf16 --out "$out/$part" $options --threads 1 >/dev/null
+    "$fathom" isoflop --data "$@" --dtype bf16 --out "$out/$part" $options --lr-factor $rate --threads 1 >/dev/null
     for process in $others; do wait "$process" || { cat "$out"/process-*.log >&2; exit 1; }; done
     others=
     rm -f "$out"/process-*.log
@@ -43,7 +44,7 @@ time_steps() {
     part=$1 options=$2
     shift 2
     # shellcheck disable=SC2086
-    "$fathom" isoflop --data "$@" --dtype bf16 --out "$out/$part" $options --speed
+    "$fathom" isoflop --data "$@" --dtype bf16 --out "$out/$part" $options --lr-factor $rate --speed
 }
 
 train main "--budget 3e13,1e14 --variants plain,mod,stochastic" "$@"
@@ -79,6 +80,12 @@ train bpe "--budget 3e13 --variants plain-b12,mod-b12 --sizes 48,64" "$@" --toke
 train bpe "--budget 3e13 --variants mod-b12,mod-b16 --sizes 80" "$@" --tokenizer "$out/bpe/tokenizer.json"
 train bpe "--budget 1e14 --variants mod-b12 --sizes 96,128" "$@" --tokenizer "$out/bpe/tokenizer.json"
 time_steps bpe "--budget 3e13 --variants plain --sizes 64" "$@" --tokenizer "$out/bpe/tokenizer.json"
+# other learning rates, at the budget below the largest
+for rate in 0.12 0.5 1; do
+    [ $rate = 0.12 ] || train rates/$rate "--budget 1e14 --variants plain --sizes 96" "$@" --tokenizer "$out/bpe/tokenizer.json"
+    train rates/$rate "--budget 1e14 --variants mod --sizes 128" "$@" --tokenizer "$out/bpe/tokenizer.json"
+done
+rate=0.25
 # a quarter of each text, read four times as often; held out is what is held out of the whole
 mkdir -p "$out/quarter/train" "$out/quarter/heldout"
 for text in "$@"; do
@@ -113,3 +120,30 @@ train more-text "--budget 3e13 --variants mod --sizes 64,80,96" "$@"
 train more-text "--budget 3e14 --variants plain --sizes 80,96,128,160" "$@"
 train more-text "--budget 3e14 --variants mod --sizes 96,128,160,192" "$@"
 time_steps more-text "--budget 3e13 --variants plain --sizes 64" "$@"
+
+# Prose: an English dictionary and a book of essays beside the four, out of Debian's packages, which need not be installed. Of the dictionary the
+# lines that name its sources and the indentation are left out.
+set --
+for name in kjv.txt tinyshakespeare.txt wikitext2-test.txt wikitext2-valid.txt; do
+    set -- "$@" "$texts/$name"
+done
+prose=$out/prose
+mkdir -p "$prose"
+if [ ! -e "$prose/faq.txt" ]; then
+    (cd "$prose" && apt-get -qq download dict-gcide anarchism)
+    for package in dict-gcide anarchism; do dpkg-deb -x "$prose/$package"_*.deb "$prose/packages"; done
+    gzip -dc <"$prose/packages/usr/share/dictd/gcide.dict.dz" | sed -e 's/^ *//' -e 's/ *$//' -e '/^\[[^]]*\]$/d' | cat -s >"$prose/dictionary.txt"
+    (cd "$prose/packages/usr/share/doc/anarchism/markdown" && find . -name '*.md*' | LC_ALL=C sort | xargs gzip -dcf) >"$prose/faq.part"
+    rm -r "$prose/packages" "$prose"/*.deb
+    mv "$prose/faq.part" "$prose/faq.txt"
+fi
+set -- "$@" "$prose/dictionary.txt" "$prose/faq.txt"
+[ -e "$prose/tokenizer.json" ] || "$fathom" tokenizer train --vocab 1024 --data "$@" --out "$prose/tokenizer.json"
+set -- "$@" --tokenizer "$prose/tokenizer.json"
+train prose "--budget 3e13 --variants plain --sizes 48,64,80" "$@"
+train prose "--budget 3e13 --variants mod --sizes 64,80,96" "$@"
+train prose "--budget 3e14 --variants plain,mod,mod-c0.25 --sizes 128" "$@"
+train prose "--budget 3e14 --variants mod --sizes 160" "$@"
+rate=0.5
+train rates/prose-0.5 "--budget 3e14 --variants plain --sizes 96,128" "$@"
+train rates/prose-0.5 "--budget 3e14 --variants mod --sizes 128,160" "$@"
