@@ -316,7 +316,7 @@ int command_isoflop(int argc, char **argv)
         {OPTION_TEXT, "budget", &c.budget, "X,...", "training FLOPs of a run, as in 1e13,3e13"},
         {OPTION_TEXT, "sizes", &c.sizes, "N or LIST", "so many sizes (up to 15) around each budget's optimum, or these widths (5)"},
         {OPTION_TEXT, "variants", &c.variants, "LIST",
-         "plain, mod, stochastic or choice, with b12, c0.25, e1, d3, m2, a gate or a rule behind, as in mod-c0.25-e1 (plain,mod,stochastic)"},
+         "plain, mod, stochastic or choice, with b12, h16, c0.25, e1, d3, m2, a gate or a rule behind, as in mod-c0.25-e1 (plain,mod,stochastic)"},
         {OPTION_INTEGER, "seeds", &c.study.seeds, "N", "seeds of every run, from 1 on (1)"},
         {OPTION_NUMBER, "lr-factor", &c.study.rate_factor, "X", "peak learning rate X / width, at most 8e-3 (0.25); for a sweep give each X a folder"},
         {OPTION_INTEGER, "seq-len", &c.study.seq_len, "N", "tokens a sequence (256)"},

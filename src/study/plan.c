@@ -13,7 +13,7 @@ enum { SMALLEST = 16, LARGEST = 4096 };
 
 static fathom_status unknown(const char *name, const char *word, fathom_error *err)
 {
-    return status_fail(err, FATHOM_INVALID_ARGUMENT, "variant %s: %s: unknown here: plain, mod, stochastic or choice, then b12, and for what routes c0.25, "
+    return status_fail(err, FATHOM_INVALID_ARGUMENT, "variant %s: %s: unknown here: plain, mod, stochastic or choice, then b12 or h16, and for what routes c0.25, "
                        "e1, d3 or m2, a gate or a causal rule, joined by -", name, word);
 }
 
@@ -54,6 +54,10 @@ static bool read_word(const char *word, variant *v)
         v->blocks = (int64_t)x;
         return true;
     }
+    if (word[0] == 'h' && x >= 2 && x <= LARGEST && x == floor(x) && !v->head) {
+        v->head = (int64_t)x;
+        return true;
+    }
     if (v->config.mod.router == MOD_ROUTER_NONE)
         return false;
     if (mod_gate_parse(word, &v->config.mod.gate) || mod_causal_parse(word, &v->config.mod.causal))
@@ -76,6 +80,12 @@ static bool read_word(const char *word, variant *v)
     return true;
 }
 
+/* Dimensions of a head, and steps between widths. */
+static int64_t head_width(const variant *v, int64_t width)
+{
+    return v->head ? v->head : width < 96 ? 16 : width < 512 ? 32 : 64;
+}
+
 fathom_status variant_parse(const char *name, variant *out, fathom_error *err)
 {
     char words[VARIANT_NAME], *rest = words;
@@ -93,7 +103,7 @@ fathom_status variant_parse(const char *name, variant *out, fathom_error *err)
     if (!out->every && !out->dense && !out->ends)
         out->every = 2;
     model_config shape;
-    return study_shape(out, 64, 64, 256, &shape, err); /* does what was said go together? */
+    return study_shape(out, 4 * head_width(out, SMALLEST), 64, 256, &shape, err); /* does what was said go together? */
 }
 
 static bool is_routed(const variant *v, int64_t layer, int64_t layers)
@@ -103,23 +113,17 @@ static bool is_routed(const variant *v, int64_t layer, int64_t layers)
     return v->dense ? layer % v->dense != 0 : (layer + 1) % v->every == 0;
 }
 
-/* The same on both sides of a width, so that a ladder has no teeth: dimensions of a head, and steps between widths. */
-static int64_t head_width(int64_t width)
-{
-    return width < 96 ? 16 : width < 512 ? 32 : 64;
-}
-
 fathom_status study_shape(const variant *v, int64_t width, int64_t seq_len, int64_t vocab, model_config *out, fathom_error *err)
 {
     model_config c = v->config;
-    if (width % head_width(width) != 0)
+    if (width % head_width(v, width) != 0)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "width %lld: must be a multiple of %lld there", (long long)width,
-                           (long long)head_width(width));
+                           (long long)head_width(v, width));
     c.vocab = vocab;
     c.seq_len = seq_len;
     c.dim = width;
     c.layers = v->blocks ? v->blocks : 2 * llround(3.5 + (double)width / 256);
-    c.heads = c.kv_heads = width / head_width(width);
+    c.heads = c.kv_heads = width / head_width(v, width);
     c.ffn = model_default_ffn(width);
     if (c.layers > MODEL_MAX_LAYERS)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "width %lld: more than %d blocks", (long long)width, MODEL_MAX_LAYERS);
@@ -154,7 +158,7 @@ static int64_t nearest_width(const variant *v, double wanted, int64_t seq_len, i
 {
     int64_t best = SMALLEST;
     double distance = INFINITY;
-    for (int64_t width = SMALLEST; width <= LARGEST; width += head_width(width)) {
+    for (int64_t width = head_width(v, SMALLEST); width <= LARGEST; width += head_width(v, width)) {
         model_config c;
         if (study_shape(v, width, seq_len, vocab, &c, NULL) != FATHOM_OK)
             continue;
@@ -174,6 +178,6 @@ void study_ladder(const variant *v, double budget, int64_t count, int64_t seq_le
     for (int64_t i = 0; i < count; i++) {
         widths[i] = nearest_width(v, middle * exp2(2.0 / 3 * ((double)i - (double)(count - 1) / 2)), seq_len, vocab);
         if (i > 0 && widths[i] <= widths[i - 1])
-            widths[i] = widths[i - 1] + head_width(widths[i - 1]);
+            widths[i] = widths[i - 1] + head_width(v, widths[i - 1]);
     }
 }

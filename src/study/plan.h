@@ -7,6 +7,7 @@
 /* A kind of model, by a name of words joined by "-":
  *     plain | mod | stochastic | choice          what routes: nothing, top-k, noise, each token by itself
  *     b12                                        12 blocks, whatever the width
+ *     h16                                        heads of 16 dimensions, whatever the width
  *     c0.25                                      capacity (0.125)
  *     e1                                         every block is routed (e2: every other, from block 1 on)
  *     d3                                         every third block, from block 0 on, is dense and all others are routed
@@ -20,11 +21,11 @@ typedef struct variant {
     model_config config; /* the default shape with its routing, which study_shape lays over every size */
     double capacity;
     int64_t every, dense, ends; /* all but one are 0 */
-    int64_t blocks;             /* 0: by the width */
+    int64_t blocks, head;       /* 0: by the width */
 } variant;
 fathom_status variant_parse(const char *name, variant *out, fathom_error *err);
 
-/* The shape of a width: 2 round(3.5 + d / 256) blocks or the variant's own number, heads of 16 below a width of 96, of 32 below 512 and of 64 above, the MLP by default
+/* The shape of a width: 2 round(3.5 + d / 256) blocks, heads of 16 below a width of 96, of 32 below 512 and of 64 above, or what the variant says; the MLP by default
  * (model_default_ffn). A width that is no multiple of its heads' is refused. */
 fathom_status study_shape(const variant *v, int64_t width, int64_t seq_len, int64_t vocab, model_config *out, fathom_error *err);
 

@@ -167,9 +167,17 @@ static void names_say_what_they_mean(void **state)
     assert_int_equal(study_shape(&v, 256, 256, 256, &c, &err), FATHOM_OK);
     assert_true(c.layers == 5 && c.mod.router == MOD_ROUTER_NONE);
     assert_int_equal(study_shape(&v, 100, 256, 256, &c, &err), FATHOM_INVALID_ARGUMENT);
+    assert_int_equal(variant_parse("mod-h16", &v, &err), FATHOM_OK);
+    assert_int_equal(study_shape(&v, 176, 256, 256, &c, &err), FATHOM_OK);
+    assert_true(c.heads == 11 && c.kv_heads == 11 && c.head_dim == 16);
+    assert_int_equal(variant_parse("plain-h48", &v, &err), FATHOM_OK);
+    assert_int_equal(study_shape(&v, 64, 256, 256, &c, &err), FATHOM_INVALID_ARGUMENT);
+    int64_t widths[3];
+    study_ladder(&v, 1e15, 3, 256, 256, widths);
+    assert_true(widths[0] % 48 == 0 && widths[0] < widths[1] && widths[1] < widths[2]);
     const char *const bad[] = {"", "moe", "mod-d1", "mod-", "mod-c0", "mod-c2", "mod-e0", "mod-e1.5", "plain-c0.5", "mod-c0.25x", "stochastic-aux",
                                "choice-c1", "mod-mod", "mod-e1-d3", "mod-d3-e1", "mod-m0", "mod-m2-e2", "mod-m4",
-                               "plain-b0", "plain-b2.5", "plain-b3-b4", "plain-sigmoid", "mod-b1", "mod-b1-m1"};
+                               "plain-b0", "plain-b2.5", "plain-b3-b4", "plain-sigmoid", "mod-b1", "mod-b1-m1", "plain-h0", "plain-h15", "mod-h16-h32"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
         assert_int_equal(variant_parse(bad[i], &v, &err), FATHOM_INVALID_ARGUMENT);
 }
