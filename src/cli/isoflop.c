@@ -242,7 +242,7 @@ static void print_optimum(const char *name, const study_curve *c)
 static void print_comparison(const comparison *c)
 {
     char loss[INTERVAL_TEXT], flops[INTERVAL_TEXT], speed[INTERVAL_TEXT];
-    printf("%-16s %9.3g  %+.2f %% %s", c->other->points->variant, c->other->points->budget, 100 * c->difference,
+    printf("%-16s %9.3g  against %s %+.2f %% %s", c->other->points->variant, c->other->points->budget, c->plain->points->variant, 100 * c->difference,
            interval_text(c->difference_range, 100, 2, false, loss));
     if (c->matches)
         printf("  the plain optimum's loss at %.3f x its forward FLOPs %s, ", c->match_flops_ratio,

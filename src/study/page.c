@@ -36,13 +36,15 @@ static void put_comparisons(FILE *to, const study_summary *s)
     }
     fputs("<p>Causal losses, as sampling routes; in brackets 95 % of a bootstrap over the residuals of all curves of the budget. "
           "The last three columns are of the smallest model of the variant whose loss is the plain optimum's.</p>\n"
-          "<table><tr><th>training FLOPs<th>variant<th>loss of its optimum<th>its size / plain's<th>forward FLOPs per token / plain's"
+          "<table><tr><th>training FLOPs<th>variant<th>against<th>loss of its optimum<th>its size / plain's<th>forward FLOPs per token / plain's"
           "<th>training tokens/s / plain's\n", to);
     for (int64_t i = 0; i < s->comparison_count; i++) {
         const comparison *c = &s->comparisons[i];
         char loss[INTERVAL_TEXT], flops[INTERVAL_TEXT], speed[INTERVAL_TEXT];
         fprintf(to, "<tr><td>%.3g<td>", c->other->points->budget);
         put_text(to, c->other->points->variant);
+        fputs("<td>", to);
+        put_text(to, c->plain->points->variant);
         fprintf(to, "<td>%+.2f %% %s", 100 * c->difference, interval_text(c->difference_range, 100, 2, false, loss));
         if (!c->matches)
             fprintf(to, "<td colspan=\"3\">%s\n", c->reaches ? "below the sizes trained" : "never reaches it");

@@ -52,6 +52,7 @@ static int put_comparison(json_t *list, const comparison *c)
     json_t *o = json_object();
     int failed = json_array_append_new(list, o);
     failed |= json_object_set_new(o, "variant", json_string(c->other->points->variant));
+    failed |= json_object_set_new(o, "against", json_string(c->plain->points->variant));
     failed |= json_object_set_new(o, "budget", number(c->other->points->budget));
     failed |= json_object_set_new(o, "loss_difference", number(c->difference));
     failed |= json_object_set_new(o, "loss_difference_range", range(c->difference_range));
@@ -62,22 +63,28 @@ static int put_comparison(json_t *list, const comparison *c)
     return failed | json_object_set_new(o, "match_speed_ratio_range", range(c->match_speed_range));
 }
 
-/* Both optima at the largest budget that has them. */
+/* The best plain and the best top-k optimum at the largest budget that has both. */
 static int put_headline(json_t *o, const study_summary *s)
 {
     json_t *both = json_object();
     int failed = json_object_set_new(o, "optimum", both);
-    const comparison *last = NULL;
-    for (int64_t i = 0; i < s->comparison_count; i++)
-        if (strcmp(s->comparisons[i].other->points->variant, "mod") == 0 &&
-            (!last || s->comparisons[i].other->points->budget > last->other->points->budget))
-            last = &s->comparisons[i];
-    if (!last) {
+    const study_curve *plain = NULL, *mod = NULL;
+    for (int64_t i = 0; i < s->curve_count; i++) {
+        const double budget = s->curves[i].points->budget;
+        const study_curve *p = study_best(s, "plain", budget), *m = study_best(s, "mod", budget);
+        if (p && m && (!mod || budget > mod->points->budget)) {
+            plain = p;
+            mod = m;
+        }
+    }
+    if (!mod) {
         failed |= json_object_set_new(both, "vanilla", json_null());
         return failed | json_object_set_new(both, "mod", json_null());
     }
-    failed |= put_optimum(both, "vanilla", &last->plain->causal);
-    return failed | put_optimum(both, "mod", &last->other->causal);
+    failed |= put_optimum(both, "vanilla", &plain->causal);
+    failed |= json_object_set_new(json_object_get(both, "vanilla"), "variant", json_string(plain->points->variant));
+    failed |= put_optimum(both, "mod", &mod->causal);
+    return failed | json_object_set_new(json_object_get(both, "mod"), "variant", json_string(mod->points->variant));
 }
 
 static int put_laws(json_t *o, const study_summary *s)

@@ -209,12 +209,22 @@ static fathom_status compare(const study_curve *plain, const study_curve *other,
     return FATHOM_OK;
 }
 
-static const study_curve *plain_at(const study_summary *s, double budget)
+/* A variant of that kind, with or without words behind: plain, plain-b6. */
+static bool is_kind(const char *variant, const char *kind)
 {
-    for (int64_t i = 0; i < s->curve_count; i++)
-        if (s->curves[i].points->budget == budget && strcmp(s->curves[i].points->variant, "plain") == 0 && s->curves[i].causal.inside)
-            return &s->curves[i];
-    return NULL;
+    const size_t n = strlen(kind);
+    return strncmp(variant, kind, n) == 0 && (!variant[n] || variant[n] == '-');
+}
+
+const study_curve *study_best(const study_summary *s, const char *kind, double budget)
+{
+    const study_curve *best = NULL;
+    for (int64_t i = 0; i < s->curve_count; i++) {
+        const study_curve *c = &s->curves[i];
+        if (c->points->budget == budget && is_kind(c->points->variant, kind) && c->causal.inside && (!best || c->causal.loss < best->causal.loss))
+            best = c;
+    }
+    return best;
 }
 
 fathom_status study_summarize(const study_result *results, int64_t count, study_summary *out, fathom_error *err)
@@ -230,7 +240,7 @@ fathom_status study_summarize(const study_result *results, int64_t count, study_
     free(room.residual);
     free(room.samples);
     for (int64_t i = 0; i < out->curve_count && status == FATHOM_OK; i++) {
-        const study_curve *c = &out->curves[i], *plain = plain_at(out, c->points->budget);
+        const study_curve *c = &out->curves[i], *plain = study_best(out, "plain", c->points->budget);
         if (plain && plain != c && c->causal.inside)
             status = compare(plain, c, &out->comparisons[out->comparison_count++], err);
     }

@@ -38,7 +38,8 @@ typedef struct study_curve {
 /* Why a curve's optimum is not known, in words: there is none, or not inside. */
 const char *optimum_missing(const study_curve *c, const optimum *o);
 
-/* A variant at the plain model's budget, where both optima lie inside the sizes that were trained. What compares losses uses the causal one, which is what the model is worth when sampling. */
+/* A variant beside the best plain one (plain, plain-b6, ...) of its budget, where both optima lie inside the sizes that were trained. What compares losses uses the causal one, which is what
+ * the model is worth when sampling. */
 typedef struct comparison {
     const study_curve *plain, *other;
     double difference; /* (other - plain) / plain of the optima's causal losses */
@@ -58,6 +59,9 @@ typedef struct study_summary {
 
 /* results: sorted as study_results leaves them, borrowed for as long as *out lives; study_summary_free. */
 fathom_status study_summarize(const study_result *results, int64_t count, study_summary *out, fathom_error *err);
+
+/* Of a kind ("plain", "mod") the variant whose optimum, inside the sizes that were trained, has the lowest causal loss at a budget; NULL: none has one. */
+const study_curve *study_best(const study_summary *s, const char *kind, double budget);
 void study_summary_free(study_summary *s);
 
 /* loss = factor x budget^exponent through a variant's optima over budgets that have one inside; false below two. */

@@ -237,6 +237,23 @@ static void summaries_compare(void **state)
     assert_float_equal(c->match_flops_ratio, 0.5 * exp(-smaller), 1e-3);
     assert_float_equal(c->match_speed_ratio, 2 * exp(smaller), 1e-2);
     study_summary_free(&s);
+    /* of two plain kinds the better one is what others are compared with, the other one among them */
+    study_result more[15];
+    memcpy(more, r, sizeof r);
+    for (int i = 10; i < 15; i++) {
+        more[i] = r[i - 5];
+        strcpy(more[i].variant, "plain-h16");
+        more[i].loss_causal -= 0.014;
+    }
+    assert_int_equal(study_summarize(more, 15, &s, &err), FATHOM_OK);
+    assert_int_equal(s.comparison_count, 2);
+    assert_string_equal(s.comparisons[0].plain->points->variant, "plain-h16");
+    assert_float_equal(s.comparisons[0].difference, 1.372 / 1.386 - 1, 1e-6);
+    assert_string_equal(s.comparisons[1].other->points->variant, "plain");
+    assert_float_equal(s.comparisons[1].difference, 1.4 / 1.386 - 1, 1e-6);
+    assert_ptr_equal(study_best(&s, "mod", 1e14), &s.curves[0]);
+    assert_null(study_best(&s, "mo", 1e14));
+    study_summary_free(&s);
     /* beside a size that was not timed no speed is known; what is left of the redrawn fits is too little for an interval, not a wrong one */
     const double timed = r[7].tokens_per_s;
     r[7].tokens_per_s = NAN;
