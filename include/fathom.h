@@ -93,7 +93,8 @@ typedef struct fathom_model_info {
 
 /* Loads the model directory dir (config.json, model.safetensors or the files that its index names, tokenizer.json). Without a
  * tokenizer.json that is read here only token ids serve: what takes text fails. threads: that each call which computes with the model uses,
- * whichever thread makes it: 0 (all processors) to 4096.
+ * whichever thread makes it: 0 (all processors) to 4096. The library sets it as OpenMP's own number of the calling thread
+ * (omp_set_num_threads) and leaves it so: a program with parallel regions of its own sets theirs again after a call.
  * On success *out is owned by the caller: fathom_model_free. */
 FATHOM_API fathom_status fathom_model_load(const char *dir, int threads, fathom_model **out, fathom_error *err);
 FATHOM_API void fathom_model_free(fathom_model *model); /* NULL is fine */

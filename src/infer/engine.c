@@ -181,6 +181,7 @@ fathom_status fathom_engine_new(const fathom_model *model, const fathom_engine_o
 {
     *out = NULL;
     TRY(check_options(options, err));
+    session_use_threads(model);
     fathom_engine *e = calloc(1, sizeof *e);
     if (!e)
         return status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");

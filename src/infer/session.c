@@ -115,6 +115,7 @@ fathom_status fathom_session_new(const fathom_model *owner, int64_t max_tokens, 
     *out = NULL;
     const model *m = &owner->m;
     const int64_t limit = m->config.seq_len;
+    session_use_threads(owner);
     if (max_tokens < 0 || max_tokens > limit)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "max_tokens: %lld: the model was made for at most %lld",
                            (long long)max_tokens, (long long)limit);

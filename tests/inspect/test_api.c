@@ -210,18 +210,24 @@ static void threads_are_the_models(void **state)
     good(fathom_session_new(&owner, 0, &s, &err), &err);
     good(fathom_engine_new(&owner, &options, &e, &err), &err);
     owner.threads = 3;
-    for (int call = 0; call < 5; call++) {
+    fathom_session *another = NULL; /* these make room for each thread */
+    fathom_engine *another_engine = NULL;
+    for (int call = 0; call < 7; call++) {
         threads_set(2);
         switch (call) {
         case 0: good(fathom_session_append(s, tokens, 2, &err), &err); break;
         case 1: assert_int_equal(fathom_engine_step(e), 0); break;
         case 2: good(fathom_logits(&owner, tokens, T, FATHOM_TOPK, logits, &err), &err); break;
         case 3: good(fathom_loss(&owner, tokens, T, FATHOM_TOPK, &loss, &err), &err); break;
+        case 4: good(fathom_session_new(&owner, 0, &another, &err), &err); break;
+        case 5: good(fathom_engine_new(&owner, &options, &another_engine, &err), &err); break;
         default: good(fathom_trace_new(&owner, tokens, T, FATHOM_TOPK, &trace, &err), &err); break;
         }
         assert_int_equal(threads_count(), 3);
     }
     fathom_trace_free(trace);
+    fathom_engine_free(another_engine);
+    fathom_session_free(another);
     fathom_engine_free(e);
     fathom_session_free(s);
     fathom_model *loaded;
