@@ -454,7 +454,7 @@ static bool make_room(fathom_engine *e, engine_request *r)
 static void decode(fathom_engine *e)
 {
     for (engine_request *r = e->active.first; r; r = r->next)
-        if (r->decoding && !make_room(e, r))
+        if (r->decoding && !r->gone && !make_room(e, r))
             break; /* it was the last */
     int64_t count = 0;
     for (engine_request *r = e->active.first; r; r = r->next)
