@@ -213,11 +213,12 @@ static guarded guarded_block(size_t bytes)
     return g;
 }
 
-static void stays_inside(weight_type type, int64_t n, int64_t in, int64_t out, bool by_row)
+/* widest: columns of the widest matrix that the scratch is for. */
+static void stays_inside(weight_type type, int64_t n, int64_t in, int64_t out, bool by_row, int64_t widest)
 {
     const kernels cpu = kernels_cpu();
     const size_t bytes = (size_t)(out * in) * (type == WEIGHT_F32 ? 4 : type == WEIGHT_BF16 ? 2 : 1);
-    const kernel_sizes sizes = {.rows = n, .width = in, .linear_in = in, .packed = true, .heads = 1, .kv_heads = 1, .head_dim = 1};
+    const kernel_sizes sizes = {.rows = n, .width = in, .linear_in = widest, .packed = true, .heads = 1, .kv_heads = 1, .head_dim = 1};
     guarded x = guarded_block((size_t)(n * in) * sizeof(float)), w = guarded_block(bytes), y = guarded_block((size_t)(n * out) * sizeof(float));
     guarded scale = guarded_block((size_t)out * sizeof(float)), scratch = guarded_block((cpu.scratch_bytes(&cpu, &sizes) + 63) / 64 * 64);
     for (int add = 0; add < 2; add++)
@@ -239,7 +240,9 @@ static void nothing_beyond_the_operands(void **state)
             for (size_t i = 0; i < sizeof widths / sizeof *widths; i++)
                 for (size_t o = 0; o < sizeof outs / sizeof *outs; o++)
                     for (int by_row = 0; by_row < 2; by_row++)
-                        stays_inside((weight_type)type, rows[r], widths[i], outs[o], by_row);
+                        stays_inside((weight_type)type, rows[r], widths[i], outs[o], by_row, widths[i]);
+    for (int type = 0; type < 3; type++)
+        stays_inside((weight_type)type, 260, 512, 2752, false, 1376); /* more rows of a narrow one are widened at a time than of the widest */
 }
 
 /* Inputs rounded to bf16, sums in fp32: against plain C that rounds alike, so only the order of additions differs. */

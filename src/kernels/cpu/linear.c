@@ -15,9 +15,15 @@ static int64_t slice_rows(int64_t in)
     return SLICE_FLOATS / in < SLICE_ROWS_MIN ? SLICE_ROWS_MIN : SLICE_FLOATS / in;
 }
 
+/* Of every matrix with at most `in` columns: a narrower one's slice, whose rows are more, may be the larger one. */
+static size_t slice_floats(int64_t in)
+{
+    return SLICE_ROWS_MIN * in > SLICE_FLOATS ? (size_t)(SLICE_ROWS_MIN * in) : SLICE_FLOATS;
+}
+
 size_t cpu_linear_scratch(const kernel_sizes *s)
 {
-    const size_t slice = s->packed ? (size_t)(slice_rows(s->linear_in) * s->linear_in) * sizeof(float) : 0, rows = cpu_by_row_scratch(s);
+    const size_t slice = s->packed ? slice_floats(s->linear_in) * sizeof(float) : 0, rows = cpu_by_row_scratch(s);
     return slice > rows ? slice : rows;
 }
 
