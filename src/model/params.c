@@ -27,6 +27,7 @@ static void append(param_list *list, const char *name, use use, int64_t rows, in
     p->offset = list->size;
     p->init_mean = mean;
     p->init_std = columns ? gain / sqrtf((float)columns) : 0;
+    p->predictor = strstr(name, ".predictor.") != NULL;
     p->large = use == LARGE;
     p->packed = p->large ? list->large : list->size - list->large;
     p->row = list->large_rows;

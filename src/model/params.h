@@ -19,6 +19,7 @@ typedef struct param_info {
     int rank;
     int64_t shape[2]; /* [out, in] or [n] */
     int64_t offset, size; /* floats from the start of the block */
+    bool predictor;       /* its gradient is of the predictor's loss alone, which the rest of the model must not feel */
     bool large;           /* a matrix that `linear` multiplies by (or the embedding): may be stored in fewer bits */
     int64_t packed, row;  /* of a large one: elements and rows of large ones before it; otherwise packed: floats of others */
     float init_mean, init_std;

@@ -17,10 +17,13 @@ typedef struct optimizer_step {
 
 fathom_status optimizer_init(optimizer *o, const model *m, fathom_error *err);
 void optimizer_free(optimizer *o, const model *m);
-/* sqrt of the sum of squares of all gradients. */
-double optimizer_grad_norm(const optimizer *o, const model *m);
-/* Updates m's values from the gradients, scaled to norm at most clip, and clears the gradients. */
-void optimizer_update(optimizer *o, model *m, const optimizer_step *s, double grad_norm);
+/* sqrt of the sums of squares of the gradients: of the predictors, which learn beside the model and must not touch it, and of all else. */
+typedef struct grad_norms {
+    double model, predictors;
+} grad_norms;
+grad_norms optimizer_grad_norms(const optimizer *o, const model *m);
+/* Updates m's values from the gradients, predictors' and others' each scaled to norm at most clip, and clears the gradients. */
+void optimizer_update(optimizer *o, model *m, const optimizer_step *s, grad_norms norms);
 /* Clears the gradients without an update. */
 void optimizer_skip(optimizer *o, const model *m);
 

@@ -460,15 +460,16 @@ fathom_status trainer_step(trainer *t, train_step_info *info, fathom_error *err)
     const double began = timing_now();
     pass_result r;
     TRY(accumulate_gradients(t, &r, err));
-    const double norm = optimizer_grad_norm(&t->optimizer, t->m), loss = r.loss_sum / (double)r.targets;
+    const grad_norms norms = optimizer_grad_norms(&t->optimizer, t->m);
+    const double loss = r.loss_sum / (double)r.targets;
     const double lr = train_learning_rate(o, t->at.step, t->total);
-    const bool good = isfinite(norm) && isfinite(loss);
+    const bool good = isfinite(norms.model) && isfinite(norms.predictors) && isfinite(loss);
     if (good)
         optimizer_update(&t->optimizer, t->m,
                          &(optimizer_step){.lr = (float)lr, .beta1 = (float)o->beta1, .beta2 = (float)o->beta2,
                                            .epsilon = (float)o->epsilon, .weight_decay = (float)o->weight_decay,
                                            .clip = (float)o->clip},
-                         norm);
+                         norms);
     else
         optimizer_skip(&t->optimizer, t->m);
     t->at.flops += step_flops(o, &t->m->config, t->at.step);
@@ -482,7 +483,7 @@ fathom_status trainer_step(trainer *t, train_step_info *info, fathom_error *err)
     const double seconds = timing_now() - began;
     t->seconds[t->timed++ % TIMED_STEPS] = seconds;
     *info = (train_step_info){.step = t->at.step, .total = t->total, .tokens = t->at.tokens, .flops = t->at.flops,
-                              .loss = loss, .lr = lr, .grad_norm = norm, .tokens_per_s = (double)r.targets / seconds,
+                              .loss = loss, .lr = lr, .grad_norm = norms.model, .tokens_per_s = (double)r.targets / seconds,
                               .aux_loss = r.decided || t->m->config.experts.count > 0 ? r.aux_loss : NAN,
                               .router_accuracy = r.decided ? (double)r.agreed / (double)r.decided : NAN,
                               .dropped = t->m->config.mod.router == MOD_ROUTER_TOKEN_CHOICE
