@@ -587,6 +587,18 @@ static fathom_status run_steps(trainer *t, const train_observer *observer, const
     return FATHOM_OK;
 }
 
+/* After the last evaluation: is what there is worth to take the last checkpoint's place? After a bad step only if it evaluates to something. */
+static fathom_status check_end(const trainer *t, fathom_error *err)
+{
+    const long long bad = t->at.skipped_in_a_row, kept = t->saved_step;
+    if (bad == 0 || kept == t->at.step || (t->has_heldout && isfinite(t->evaluated.topk.loss) && isfinite(t->evaluated.causal.loss)))
+        return FATHOM_OK;
+    if (kept < 0)
+        return status_fail(err, FATHOM_DIVERGED, "%s: loss or gradient not finite in the last %lld steps; there is no checkpoint", t->dir, bad);
+    return status_fail(err, FATHOM_DIVERGED, "%s: loss or gradient not finite in the last %lld steps; the checkpoint of step %lld is kept", t->dir,
+                       bad, kept);
+}
+
 static fathom_status run(trainer *t, const train_observer *observer, const volatile sig_atomic_t *stop, fathom_error *err)
 {
     train_step_info info = {.step = t->at.step, .tokens = t->at.tokens, .flops = t->at.flops};
@@ -594,6 +606,8 @@ static fathom_status run(trainer *t, const train_observer *observer, const volat
     fathom_status status = run_steps(t, observer, stop, &info, err);
     if (status == FATHOM_OK)
         status = evaluate(t, observer, &info, err);
+    if (status == FATHOM_OK)
+        status = check_end(t, err);
     if (status == FATHOM_OK)
         return t->saved_step == t->at.step ? run_log_check(&t->log, err) : save(t, observer, err);
     if (t->saved_step != t->at.step && t->at.step > 0 && t->at.skipped_in_a_row == 0)
