@@ -179,8 +179,9 @@ static fathom_status write_result(const study_options *o, const study_run *run, 
     failed |= json_object_set_new(r, "heldout_bytes_per_token", number((double)s->topk.bytes / (double)s->topk.tokens));
     failed |= json_object_set_new(r, "router_accuracy", number(s->topk.router_accuracy));
     failed |= json_object_set_new(r, "routed_fraction_causal", number(s->causal.routed_fraction));
-    failed |= json_object_set_new(r, "ms_per_step", number(s->ms_per_step));
-    failed |= json_object_set_new(r, "tokens_per_s", number(s->tokens_per_s));
+    const bool timed = s->ms_per_step > 0; /* not where another process made all the steps */
+    failed |= json_object_set_new(r, "ms_per_step", number(timed ? s->ms_per_step : NAN));
+    failed |= json_object_set_new(r, "tokens_per_s", number(timed ? s->tokens_per_s : NAN));
     failed |= json_object_set_new(r, "setting", setting_of(o, data));
     failed |= json_object_set_new(r, "curve", curve_of(dir));
     if (failed) {

@@ -138,6 +138,18 @@ check "its report is made from what is there" "$fathom" isoflop --out "$work/kil
 check "it ends as one left alone" sh -c "test \"\$(cut -d, -f1-5,14,15 '$work/killed/results.csv')\" = \"\$(cut -d, -f1-5,14,15 '$work/study/results.csv')\""
 check "no lock or half a run is left" sh -c "! ls '$work/killed/runs' | grep -v 'json\$'"
 
+# Trained to its end by a process that could not write the result: the next one writes it, without a time that it has not measured.
+late="$study --budget 1e10 --sizes 16 --variants plain --out $work/late"
+mkdir -p "$work/late/runs/plain-16-1e+10-1.json.tmp"
+refuses "a result that cannot be written" 1 "plain-16-1e+10-1.json" sh -c "$late"
+rmdir "$work/late/runs/plain-16-1e+10-1.json.tmp"
+check "it is written later" sh -c "$late >/dev/null 2>&1"
+check "with its loss, and no time" python3 - "$work" <<'PY'
+import json, sys
+late, study = (json.load(open(f"{sys.argv[1]}/{d}/runs/plain-16-1e+10-1.json")) for d in ("late", "study"))
+assert late["loss"] == study["loss"] and late["ms_per_step"] is None and late["tokens_per_s"] is None and study["ms_per_step"] > 0
+PY
+
 # Another vocabulary: the head's FLOPs count, and a token is as many bytes as the tokenizer makes of it. Text and its shards are one study.
 bpe="$study --budget 1e10 --sizes 16 --out $work/bpe --tokenizer $work/bpe.json"
 check "a tokenizer is learnt" "$fathom" tokenizer train --vocab 300 --data "$work/text.txt" --out "$work/bpe.json"
