@@ -72,6 +72,9 @@ static fathom_status start_routers(convert_command *c, model *m, fathom_error *e
     corpus data = {0};
     tokenizer *tok = NULL;
     fathom_status status = tokenizer_load(c->source, &tok, err);
+    if (status == FATHOM_OK && tokenizer_vocab(tok) > m->config.vocab)
+        status = status_fail(err, FATHOM_FORMAT, "%s: vocab_size: %lld: its tokenizer has %lld ids", c->source, (long long)m->config.vocab,
+                             (long long)tokenizer_vocab(tok));
     if (status == FATHOM_OK)
         status = corpus_load(&(corpus_input){.paths = c->data.items, .count = c->data.count, .tokenizer = tok, .vocab = m->config.vocab,
                                              .raw = c->raw}, &data, err);

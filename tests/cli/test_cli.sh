@@ -185,6 +185,9 @@ for more in "" "--mod stochastic"; do
     check "and the source's generation_config.json" cmp "$work/dense/generation_config.json" "$work/early/generation_config.json"
     rm -r "$work/early"
 done
+cp -r "$work/dense" "$work/wide"
+"$fathom" tokenizer train --vocab 300 --data "$work/text.txt" --out "$work/wide/tokenizer.json" >/dev/null 2>&1
+refuses "convert with more ids than embeddings" 1 "its tokenizer has 300 ids" "$fathom" convert "$work/wide" "$work/again" --mod topk --data "$work/text.txt"
 refuses "convert of a routed model to another" 1 "has routers or experts already" "$fathom" convert "$work/random" "$work/again" --mod stochastic
 refuses "convert to an unknown kind" 2 "--quantize: q3" "$fathom" convert "$work/run" "$work/again" --quantize q3
 refuses "training that cannot fit" 1 "recompute" $train --data "$work/text.txt" --batch 1000000 --seq-len 4096
