@@ -9,6 +9,7 @@
 #include "cli/cli.h"
 #include "infer/engine.h"
 #include "serve/server.h"
+#include "text/unicode.h"
 
 enum { TICK_MS = 100, FILES_BESIDE = 64 }; /* descriptors that are not connections */
 
@@ -62,6 +63,18 @@ static char *base_name(const char *dir)
     return name;
 }
 
+/* What answers and addresses can hold. */
+static fathom_status check_name(const char *name, fathom_error *err)
+{
+    enum { LONGEST = 200 };
+    const size_t n = strlen(name);
+    if (n < 1 || n > LONGEST)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--model-name: %zu bytes: must be 1 to %d", n, LONGEST);
+    if (utf8_valid(name, n) != n)
+        return status_fail(err, FATHOM_INVALID_ARGUMENT, "--model-name: not UTF-8 (without it the folder's name is taken)");
+    return FATHOM_OK;
+}
+
 static fathom_status range(const char *name, int64_t value, int64_t low, int64_t high, fathom_error *err)
 {
     if (value >= low && value <= high)
@@ -98,6 +111,8 @@ static fathom_status check(const serve_command *c, fathom_error *err)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "--receive-timeout: %g: must be 1 second or more", o->receive_timeout);
     if (!(c->shutdown_timeout >= 0))
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "--shutdown-timeout: %g: must be 0 or above", c->shutdown_timeout);
+    if (o->model_name)
+        TRY(check_name(o->model_name, err));
     if (o->api_key && !*o->api_key)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "--api-key: empty: an empty key protects nothing");
     return FATHOM_OK;
@@ -168,7 +183,9 @@ static int run(serve_command *c, const sigset_t *set)
     if (!c->options.model_name)
         c->options.model_name = name;
     raise_file_limit(c->options.max_connections);
-    fathom_status status = name ? open_log(c, &err) : status_fail(&err, FATHOM_OUT_OF_MEMORY, "out of memory");
+    fathom_status status = name ? check_name(c->options.model_name, &err) : status_fail(&err, FATHOM_OUT_OF_MEMORY, "out of memory");
+    if (status == FATHOM_OK)
+        status = open_log(c, &err);
     if (status == FATHOM_OK)
         status = fathom_model_load(c->dir, (int)c->threads, &model, &err);
     if (status == FATHOM_OK)

@@ -220,7 +220,7 @@ void exchange_completed(void *user, struct MHD_Connection *mhd, void **context, 
     server *s = x->server;
     const bool ok = how == MHD_REQUEST_TERMINATED_COMPLETED_OK;
     generating_end(x, ok);
-    if (x->status == 0)
+    if (x->status == 0 || (!ok && x->status < 400))
         x->status = 499;
     metrics_request(&s->counts, x->route, x->status, timing_now() - x->began);
     access_log(x);

@@ -56,7 +56,7 @@ static json_t *model_json(exchange *x)
     return json_pack("{s:s, s:s, s:I, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "id", s->options.model_name, "object", "model", "created",
                      (json_int_t)s->counts.started, "owned_by", "fathom", "max_model_len", (json_int_t)m->max_tokens, "vocab",
                      (json_int_t)m->vocab, "params", (json_int_t)m->params, "layers", (json_int_t)m->layers, "routed_layers",
-                     (json_int_t)m->routed_layers, "stages", (json_int_t)worker_statistics(s->worker).engine.stages, "budgets",
+                     (json_int_t)m->routed_layers, "stages", (json_int_t)model_skipping_stages(&s->model->m.config), "budgets",
                      budgets_json(&s->model->m.config));
 }
 

@@ -340,6 +340,8 @@ def unread():
     while (long := s.ask("POST", "/detokenize", body, raw=True))[0] == 503 and time.time() < until:
         time.sleep(0.05)
     check("and a long one once they have gone", long[0] == 200 and long[1]["prompt"] == "\0" * 650001, long[0])
+    check("who left before the end was not answered", s.wait_metric('fathom_requests_total{route="/detokenize",status="499"}', len(held)),
+          s.ask("GET", "/metrics")[1].decode())
     s.stop()
 
 

@@ -26,6 +26,8 @@ refuses "more active than the engine takes" 2 "--max-active: 4097" "$fathom" ser
 refuses "no body limit of nothing" 2 "--max-body: 0" "$fathom" serve "$work/run" --max-body 0
 refuses "an empty key" 2 "--api-key" "$fathom" serve "$work/run" --api-key ""
 refuses "an unknown template" 2 "--chat-template: nonsense" "$fathom" serve "$work/run" --chat-template nonsense
+refuses "a name that is not UTF-8" 2 "not UTF-8" "$fathom" serve "$work/run" --model-name "$(printf 'mod\350le')" --port 0
+refuses "a name too long for an address" 2 "--model-name: 201 bytes" "$fathom" serve "$work/run" --model-name "$(printf '%201s' x)" --port 0
 refuses "an address that is not ours" 1 "192.0.2.1" "$fathom" serve "$work/run" --host 192.0.2.1 --port 0
 python3 "$FATHOM_ROOT/tests/serve/clients.py" "$fathom" "$work/run" "$work" 2>&1
 failures=$((failures + ($? != 0)))
