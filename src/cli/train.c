@@ -75,7 +75,7 @@ static fathom_status parse(train_command *c, int argc, char **argv, options_resu
         {OPTION_TEXT, "out", &c->out, "DIR", "run directory"},
         {OPTION_TEXT, "tokenizer", &c->tokenizer, "PATH", "a tokenizer.json or a folder with one (--init's, else one token a byte)"},
         {OPTION_TEXT, "init", &c->init, "DIR", "start from the model in DIR; with --mod a plain model is made a routed one"},
-        {OPTION_FLAG, "resume", &c->resume, 0, "go on from DIR's checkpoint; options that are left out, but for --data, are its own"},
+        {OPTION_FLAG, "resume", &c->resume, 0, "go on from DIR's checkpoint; options that are left out are its own, but for those of data and --threads"},
         {OPTION_HEADING, "budget: one of", 0, 0, 0},
         {OPTION_INTEGER, "steps", &o->steps, "N", "optimizer steps"},
         {OPTION_NUMBER, "flops", &o->flops, "X", "training FLOPs, as in 1e13"},

@@ -107,7 +107,9 @@ static fathom_status publish(const checkpoint_paths *p, fathom_error *err)
     unlink(p->model_link);
     if (link(p->current_model, p->model_link) != 0)
         return copy_file(p->current_model, p->model, err); /* a file system without hard links */
-    return rename_or_fail(p->model_link, p->model, err);
+    TRY(rename_or_fail(p->model_link, p->model, err));
+    unlink(p->model_link); /* two names of one file are left as they are by a rename */
+    return FATHOM_OK;
 }
 
 fathom_status checkpoint_save(const char *dir, const model *m, float *moment1, float *moment2, const json_t *state,

@@ -44,6 +44,8 @@ struct trainer {
     double saved_at;    /* timing_now(), or when the run was taken up */
     bool save_due;
     run_log log; /* empty without a run directory */
+    char *lock;  /* held from trainer_new to trainer_free, so that no two write one run directory */
+    int lock_fd;
 };
 
 train_options train_options_default(void)
@@ -146,7 +148,7 @@ double train_learning_rate(const train_options *o, int64_t step, int64_t total)
     X(epsilon, REAL) X(seed, INTEGER) X(eval_every, INTEGER) X(save_every, INTEGER) X(log_every, INTEGER)             \
     X(eval_tokens, INTEGER) X(bf16, INTEGER)
 /* Missing in files of runs that were begun before they existed. */
-#define LATER_OPTION_FIELDS(X) X(capacity_warmup, INTEGER) X(tensorboard, INTEGER) X(save_minutes, REAL)
+#define LATER_OPTION_FIELDS(X) X(capacity_warmup, INTEGER) X(tensorboard, INTEGER) X(save_minutes, REAL) X(recompute, INTEGER)
 #define PROGRESS_FIELDS(X)                                                                                           \
     X(step, INTEGER) X(tokens, INTEGER) X(sequences, INTEGER) X(flops, REAL) X(skipped, INTEGER)                      \
     X(skipped_in_a_row, INTEGER) X(last_loss, REAL)
@@ -258,6 +260,7 @@ static fathom_status check_same_run(const trainer *t, const json_t *state, fatho
     saved.log_every = t->options.log_every;
     saved.eval_tokens = t->options.eval_tokens;
     saved.tensorboard = t->options.tensorboard;
+    saved.recompute = t->options.recompute;
 #define COMPARE(name, kind)                                                                                          \
     if (saved.name != t->options.name)                                                                               \
         return option_differs(t->dir, #name, (double)t->options.name, (double)saved.name, err);
@@ -266,7 +269,7 @@ static fathom_status check_same_run(const trainer *t, const json_t *state, fatho
 #undef COMPARE
     const char *data = json_string_value(json_object_get(state, "data"));
     if (!data || strtoull(data, NULL, 16) != t->fingerprint)
-        return differs(t->dir, "the training data", err);
+        return differs(t->dir, "the training data (--data, or what of it is held out)", err);
     return FATHOM_OK;
 }
 
@@ -292,10 +295,36 @@ static fathom_status resume(trainer *t, const json_t *state, fathom_error *err)
     return status;
 }
 
+static fathom_status lock_run(trainer *t, fathom_error *err)
+{
+    t->lock = path_join(t->dir, "lock");
+    if (!t->lock)
+        return status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
+    TRY(file_lock(t->lock, &t->lock_fd, err));
+    return t->lock_fd >= 0 ? FATHOM_OK : status_fail(err, FATHOM_INVALID_ARGUMENT, "%s: another process trains it: it holds %s", t->dir, t->lock);
+}
+
+/* The first steps of a run. Where one was killed before its first checkpoint there is its config.json: with --resume another shape is a mistake. */
+static fathom_status begin(trainer *t, bool resume_wanted, fathom_error *err)
+{
+    char *path = path_join(t->dir, "config.json");
+    model_config saved;
+    fathom_status status = path ? FATHOM_OK : status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
+    if (status == FATHOM_OK && resume_wanted && path_exists(path)) {
+        status = hf_config_read(path, &saved, err);
+        if (status == FATHOM_OK && !model_config_equal(&saved, &t->m->config))
+            status = status_fail(err, FATHOM_INVALID_ARGUMENT, "%s: no checkpoint to resume from, and the shape differs from that of config.json: "
+                                 "give the run's options again, or train into another folder", t->dir);
+    }
+    free(path);
+    return status == FATHOM_OK ? hf_directory_write(t->dir, &t->m->config, WEIGHT_F32, err) : status;
+}
+
 static fathom_status open_run(trainer *t, bool resume_wanted, fathom_error *err)
 {
     json_t *state = NULL;
     TRY(folder_create(t->dir, err));
+    TRY(lock_run(t, err));
     TRY(checkpoint_read_state(t->dir, &state, err));
     const bool occupied = state || hf_directory_occupied(t->dir);
     fathom_status status = FATHOM_OK;
@@ -307,7 +336,7 @@ static fathom_status open_run(trainer *t, bool resume_wanted, fathom_error *err)
     else if (occupied)
         status = status_fail(err, FATHOM_INVALID_ARGUMENT, "%s: holds a model but no trainer state to resume from", t->dir);
     else
-        status = hf_directory_write(t->dir, &t->m->config, WEIGHT_F32, err);
+        status = begin(t, resume_wanted, err);
     json_decref(state);
     if (status == FATHOM_OK)
         status = run_log_open(t->dir, t->at.step, t->options.tensorboard && t->at.step < t->total, &t->log, err);
@@ -363,6 +392,7 @@ fathom_status trainer_new(const trainer_input *in, trainer **out, fathom_error *
     t->fingerprint = in->fingerprint;
     t->at.last_loss = INFINITY;
     t->saved_step = -1;
+    t->lock_fd = -1;
     fathom_status status = prepare(t, in, err);
     if (status != FATHOM_OK) {
         trainer_free(t);
@@ -382,6 +412,9 @@ void trainer_free(trainer *t)
     optimizer_free(&t->optimizer, t->m);
     free(t->tokens);
     free(t->targets);
+    if (t->lock_fd >= 0)
+        file_unlock(t->lock, t->lock_fd);
+    free(t->lock);
     free(t);
 }
 

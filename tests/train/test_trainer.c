@@ -221,13 +221,27 @@ static void other_runs_are_refused(void **state)
     (void)state;
     char *dir = temporary_folder();
     model m = fresh(MOD_ROUTER_NONE, MOD_CAUSAL_PREDICTOR);
-    train_options o = quick(2);
-    trainer *t = start(&m, &o, dir, false);
+    train_options o = quick(2), kept;
+    o.recompute = true;
+    trainer *t = start(&m, &o, dir, false), *second;
     train_summary s;
     fathom_error err;
     assert_int_equal(trainer_run(t, NULL, NULL, &s, &err), FATHOM_OK);
+    trainer_input in = {.m = &m, .options = &o, .train = &train_part, .fingerprint = 7, .dir = dir, .resume = true};
+    assert_int_equal(trainer_new(&in, &second, &err), FATHOM_INVALID_ARGUMENT); /* two at once */
+    assert_non_null(strstr(err.message, "lock"));
     trainer_free(t);
-    trainer_input in = {.m = &m, .options = &o, .train = &train_part, .fingerprint = 7, .dir = dir};
+    bool found;
+    assert_int_equal(trainer_saved_options(dir, &kept, &found, &err), FATHOM_OK);
+    assert_true(found && kept.recompute);
+    assert_int_equal(trainer_new(&in, &t, &err), FATHOM_OK); /* a run that has ended */
+    trainer_free(t);
+    char *left[] = {path_join(dir, "model.safetensors.tmp"), path_join(dir, "lock")};
+    for (int i = 0; i < 2; i++) {
+        assert_false(path_exists(left[i]));
+        free(left[i]);
+    }
+    in.resume = false;
     assert_int_equal(trainer_new(&in, &t, &err), FATHOM_INVALID_ARGUMENT); /* would overwrite */
     assert_non_null(strstr(err.message, dir));
     in.resume = true;
@@ -247,6 +261,15 @@ static void other_runs_are_refused(void **state)
     in.m = &other;
     assert_int_equal(trainer_new(&in, &t, &err), FATHOM_INVALID_ARGUMENT);
     assert_non_null(strstr(err.message, "config.json"));
+    remove_run(dir);
+    dir = temporary_folder();
+    trainer_free(start(&m, &o, dir, false)); /* as if killed before its first checkpoint */
+    in.dir = dir;
+    assert_int_equal(trainer_new(&in, &t, &err), FATHOM_INVALID_ARGUMENT);
+    assert_non_null(strstr(err.message, "no checkpoint"));
+    in.m = &m;
+    assert_int_equal(trainer_new(&in, &t, &err), FATHOM_OK);
+    trainer_free(t);
     model_free(&other);
     model_free(&m);
     remove_run(dir);
@@ -282,6 +305,91 @@ static void bad_steps_end_the_run(void **state)
     trainer_free(t);
     model_free(&m);
     remove_run(dir);
+}
+
+/* user: a norm's first weight, which is bad from step 5 on and, where `mended` says so, is put right after the last. */
+static bool mended;
+static void break_and_mend(void *user, const train_step_info *info)
+{
+    float *weight = user;
+    if (info->step == 5)
+        *weight = NAN;
+    if (info->step == info->total && mended)
+        *weight = 1;
+}
+
+/* Bad steps at the end of the budget: the checkpoint before them stays, but where what there is evaluates to something. */
+static void bad_last_steps_are_not_kept(void **state)
+{
+    (void)state;
+    for (int every = 0; every <= 5; every += 5) { /* without a checkpoint, with one of step 5 */
+        char *dir = temporary_folder(), *path = path_join(dir, "model.safetensors");
+        model m = fresh(MOD_ROUTER_NONE, MOD_CAUSAL_PREDICTOR);
+        train_options o = quick(7);
+        o.save_every = every;
+        const train_observer observer = {.user = &m.params.norm[0], .step = break_and_mend};
+        train_summary s;
+        fathom_error err;
+        mended = false;
+        trainer *t = start(&m, &o, dir, false);
+        assert_int_equal(trainer_run(t, &observer, NULL, &s, &err), FATHOM_DIVERGED);
+        assert_non_null(strstr(err.message, "in the last 2 steps"));
+        assert_non_null(strstr(err.message, every ? "step 5 is kept" : "no checkpoint"));
+        assert_int_equal(path_exists(path), every > 0);
+        trainer_free(t);
+        assert_int_equal(model_randomize(&m, 1, &err), FATHOM_OK);
+        mended = true;
+        t = start(&m, &o, dir, true);
+        assert_int_equal(trainer_step_number(t), every);
+        if (every)
+            m.params.norm[0] = NAN;
+        assert_int_equal(trainer_run(t, &observer, NULL, &s, &err), FATHOM_OK);
+        assert_int_equal(s.skipped, 2);
+        trainer_free(t);
+        t = start(&m, &o, dir, true);
+        assert_int_equal(trainer_step_number(t), 7);
+        trainer_free(t);
+        model_free(&m);
+        free(path);
+        remove_run(dir);
+    }
+}
+
+/* Whatever the predictor's gradient, nothing else feels it, not even through clipping. */
+static void predictors_touch_nothing_else(void **state)
+{
+    (void)state;
+    const char *const kinds[] = {"raw", "attn+mlp", "moe-experts", "mode-staged"};
+    for (size_t kind = 0; kind < sizeof kinds / sizeof *kinds; kind++) {
+        model_config c = tiny_variant_config(&tiny_variants[tiny_variant_named(kinds[kind])]);
+        model both[2];
+        for (int i = 0; i < 2; i++) {
+            fathom_error err;
+            both[i] = tiny_model(&c, 1);
+            assert_int_equal(model_randomize(&both[i], 1, &err), FATHOM_OK);
+            train_options o = quick(10);
+            o.clip = 0.01;
+            trainer *t = start(&both[i], &o, NULL, false);
+            train_step_info info;
+            for (int step = 0; step < 5; step++)
+                assert_int_equal(trainer_step(t, &info, &err), FATHOM_OK);
+            trainer_free(t);
+            c.mod.predictor_hidden *= 3;
+            c.experts.predictor_hidden *= 3;
+        }
+        int64_t predictors = 0;
+        assert_int_equal(both[0].list.count, both[1].list.count);
+        for (int64_t i = 0; i < both[0].list.count; i++) {
+            const param_info *p = &both[0].list.items[i], *q = &both[1].list.items[i];
+            assert_string_equal(p->name, q->name);
+            predictors += p->predictor;
+            if (!p->predictor)
+                assert_memory_equal(both[0].store.values + p->offset, both[1].store.values + q->offset, (size_t)p->size * sizeof(float));
+        }
+        assert_true(predictors >= 4);
+        model_free(&both[0]);
+        model_free(&both[1]);
+    }
 }
 
 static void count_saved(void *user, int64_t step, const char *dir)
@@ -448,6 +556,7 @@ int main(void)
         cmocka_unit_test(every_kind_learns),       cmocka_unit_test(a_step_allocates_nothing),
         cmocka_unit_test(resuming_changes_no_bit), cmocka_unit_test(other_runs_are_refused),
         cmocka_unit_test(bad_steps_end_the_run),   cmocka_unit_test(budgets_and_schedule),
+        cmocka_unit_test(bad_last_steps_are_not_kept), cmocka_unit_test(predictors_touch_nothing_else),
         cmocka_unit_test(the_clock_saves),
         cmocka_unit_test(accumulation_equals_a_larger_batch),
         cmocka_unit_test(bf16_learns_as_fp32_does), cmocka_unit_test(memory_is_known_beforehand),
