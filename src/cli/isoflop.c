@@ -255,6 +255,21 @@ static void print_comparison(const comparison *c)
         printf("  %s\n", c->reaches ? "reaches the plain optimum's loss below the sizes trained" : "never reaches the plain optimum's loss");
 }
 
+static void print_scaling(const study_scaling *s)
+{
+    if (!s->found)
+        return;
+    printf("\nall %lld runs in one law of size N and tokens D: L = %.3f + %.3g (w N)^-%.3f + %.3g D^-%.3f, off by %.2f %%; w is 1 for plain [95 %%]\n",
+           (long long)s->runs, s->law.floor, s->law.size_factor, s->law.size_exponent, s->law.token_factor, s->law.token_exponent, 100 * s->deviation);
+    for (int64_t i = 0; i < s->count; i++) {
+        const variant_worth *w = &s->variants[i];
+        char worth[INTERVAL_TEXT], budget[INTERVAL_TEXT];
+        printf("%-16s w %.3f %s at %.3f x the FLOPs: as plain with %.2f x the budget %s\n", w->variant, w->worth,
+               interval_text(w->worth_range, 1, 3, false, worth), w->share, w->budget, interval_text(w->budget_range, 1, 2, false, budget));
+    }
+    printf("at %.3g FLOPs 1 %% less loss takes %.2f x the budget\n", s->budget, s->percent);
+}
+
 static int report(const isoflop_command *c)
 {
     study_result *results = NULL;
@@ -289,6 +304,7 @@ static int report(const isoflop_command *c)
         printf("\nagainst the optimal plain model: causal loss [95 %%]%s\n", s.comparison_count ? "" : ": no budget has both optima inside its sizes");
         for (int64_t i = 0; i < s.comparison_count; i++)
             print_comparison(&s.comparisons[i]);
+        print_scaling(&s.scaling);
         if (timed == 0)
             printf("\ntokens/s are the runs' own, taken one after the other: --speed measures all shapes in turn\n");
         else if (timed < count)

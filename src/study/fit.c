@@ -8,28 +8,28 @@
 
 enum { FIT_STREAM = 0x666974 };
 
-/* Solves the 3 x 3 system in place by elimination with pivots; false where it is singular. */
-static bool solve3(double m[3][4])
+bool linear_solve(double *m, int64_t n)
 {
-    for (int c = 0; c < 3; c++) {
-        int pivot = c;
-        for (int r = c + 1; r < 3; r++)
-            pivot = fabs(m[r][c]) > fabs(m[pivot][c]) ? r : pivot;
-        if (!(fabs(m[pivot][c]) > 1e-9))
+    const int64_t width = n + 1;
+    for (int64_t c = 0; c < n; c++) {
+        int64_t pivot = c;
+        for (int64_t r = c + 1; r < n; r++)
+            pivot = fabs(m[r * width + c]) > fabs(m[pivot * width + c]) ? r : pivot;
+        if (!(fabs(m[pivot * width + c]) > 1e-9))
             return false;
-        for (int k = 0; k < 4; k++) {
-            const double swap = m[c][k];
-            m[c][k] = m[pivot][k];
-            m[pivot][k] = swap;
+        for (int64_t k = 0; k < width; k++) {
+            const double swap = m[c * width + k];
+            m[c * width + k] = m[pivot * width + k];
+            m[pivot * width + k] = swap;
         }
-        for (int r = 0; r < 3; r++) {
-            const double factor = r == c ? 0 : m[r][c] / m[c][c];
-            for (int k = c; k < 4; k++)
-                m[r][k] -= factor * m[c][k];
+        for (int64_t r = 0; r < n; r++) {
+            const double factor = r == c ? 0 : m[r * width + c] / m[c * width + c];
+            for (int64_t k = c; k < width; k++)
+                m[r * width + k] -= factor * m[c * width + k];
         }
     }
-    for (int r = 0; r < 3; r++)
-        m[r][3] /= m[r][r];
+    for (int64_t r = 0; r < n; r++)
+        m[r * width + n] /= m[r * width + r];
     return true;
 }
 
@@ -59,7 +59,7 @@ bool parabola_fit(const double *x, const double *y, int64_t n, parabola *out)
             m[r][3] += power[r] * y[i] / (double)n;
         }
     }
-    if (!solve3(m) || !(m[2][3] > 0))
+    if (!linear_solve(&m[0][0], 3) || !(m[2][3] > 0))
         return false;
     const double c0 = m[0][3], c1 = m[1][3], c2 = m[2][3], t0 = -c1 / (2 * c2);
     *out = (parabola){.a = c2 / (spread * spread), .x0 = middle + spread * t0, .y0 = c0 - c2 * t0 * t0};

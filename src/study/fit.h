@@ -6,6 +6,14 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+typedef struct interval {
+    double low, high;
+} interval;
+
+/* Solves n equations whose coefficients are about 1, by elimination with pivots: m [n][n + 1], the right side last, where the solution stands
+ * afterwards. False where they are singular. */
+bool linear_solve(double *m, int64_t n);
+
 /* y = y0 + a (x - x0)^2, a > 0 */
 typedef struct parabola {
     double a, x0, y0;

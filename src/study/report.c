@@ -101,6 +101,40 @@ static int put_laws(json_t *o, const study_summary *s)
     return failed;
 }
 
+static int put_worth(json_t *list, const variant_worth *w)
+{
+    json_t *o = json_object();
+    int failed = json_array_append_new(list, o);
+    failed |= json_object_set_new(o, "variant", json_string(w->variant));
+    failed |= json_object_set_new(o, "runs", json_integer((json_int_t)w->runs));
+    failed |= json_object_set_new(o, "worth", number(w->worth));
+    failed |= json_object_set_new(o, "worth_range", range(w->worth_range));
+    failed |= json_object_set_new(o, "flops_share", number(w->share));
+    failed |= json_object_set_new(o, "budget_factor", number(w->budget));
+    return failed | json_object_set_new(o, "budget_factor_range", range(w->budget_range));
+}
+
+static int put_scaling(json_t *o, const study_scaling *s)
+{
+    if (!s->found)
+        return json_object_set_new(o, "scaling", json_null());
+    json_t *of = json_object(), *variants = json_array();
+    int failed = json_object_set_new(o, "scaling", of);
+    failed |= json_object_set_new(of, "runs", json_integer((json_int_t)s->runs));
+    failed |= json_object_set_new(of, "deviation", number(s->deviation));
+    failed |= json_object_set_new(of, "floor", number(s->law.floor));
+    failed |= json_object_set_new(of, "size_factor", number(s->law.size_factor));
+    failed |= json_object_set_new(of, "size_exponent", number(s->law.size_exponent));
+    failed |= json_object_set_new(of, "token_factor", number(s->law.token_factor));
+    failed |= json_object_set_new(of, "token_exponent", number(s->law.token_exponent));
+    failed |= json_object_set_new(of, "budget", number(s->budget));
+    failed |= json_object_set_new(of, "percent_budget_factor", number(s->percent));
+    failed |= json_object_set_new(of, "variants", variants);
+    for (int64_t i = 0; i < s->count; i++)
+        failed |= put_worth(variants, &s->variants[i]);
+    return failed;
+}
+
 json_t *study_report_json(const study_result *results, int64_t count, const study_summary *s)
 {
     json_t *o = json_object(), *points = json_array(), *optima = json_array(), *comparisons = json_array();
@@ -118,6 +152,7 @@ json_t *study_report_json(const study_result *results, int64_t count, const stud
     for (int64_t i = 0; i < s->comparison_count; i++)
         failed |= put_comparison(comparisons, &s->comparisons[i]);
     failed |= put_laws(o, s);
+    failed |= put_scaling(o, &s->scaling);
     if (!failed)
         return o;
     json_decref(o);

@@ -5,7 +5,7 @@
 #include "study/summary.h"
 
 /* {"points": [the runs' own objects without their curves], "optima": [...], "optimum": {"vanilla", "mod"} at the largest budget that has
- * both, "comparisons": [...], "laws": {variant: {factor, exponent}}}; NULL when out of memory. */
+ * both, "comparisons": [...], "laws": {variant: {factor, exponent}}, "scaling": the law of size and tokens or null}; NULL when out of memory. */
 json_t *study_report_json(const study_result *results, int64_t count, const study_summary *s);
 fathom_status study_report_write(const char *dir, const study_result *results, int64_t count, const study_summary *s, fathom_error *err);
 

@@ -336,8 +336,8 @@ static fathom_status check_result(const json_fields *f, const study_result *r, f
     const struct {
         const char *name;
         double value;
-    } positive[] = {{"width", (double)r->width}, {"size", (double)r->size}, {"steps", (double)r->steps}, {"budget", r->budget},
-                    {"flops", r->flops}, {"forward_flops_per_token", r->forward_flops_per_token}};
+    } positive[] = {{"width", (double)r->width}, {"size", (double)r->size}, {"steps", (double)r->steps}, {"tokens", (double)r->tokens},
+                    {"budget", r->budget}, {"flops", r->flops}, {"forward_flops_per_token", r->forward_flops_per_token}};
     for (size_t i = 0; i < sizeof positive / sizeof *positive; i++)
         if (!(positive[i].value > 0 && isfinite(positive[i].value)))
             return json_field_refuse(f, positive[i].name, FATHOM_FORMAT, "must be above 0", err);
@@ -360,6 +360,7 @@ static fathom_status read_result(const char *path, study_result *r, fathom_error
     TRY(json_field_int(&f, "size", &r->size, err));
     TRY(json_field_int(&f, "params", &r->params, err));
     TRY(json_field_int(&f, "steps", &r->steps, err));
+    TRY(json_field_int(&f, "tokens", &r->tokens, err));
     TRY(real_field(&f, "budget", &r->budget, err));
     TRY(real_field(&f, "flops", &r->flops, err));
     TRY(real_field(&f, "forward_flops_per_token", &r->forward_flops_per_token, err));

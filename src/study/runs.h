@@ -66,7 +66,7 @@ void study_unlock(int lock);
 typedef struct study_result {
     char variant[VARIANT_NAME];
     double budget, flops, forward_flops_per_token, loss, loss_causal, ms_per_step, tokens_per_s;
-    int64_t width, seed, size, params, steps;
+    int64_t width, seed, size, params, steps, tokens;
     json_t *json; /* the whole object */
 } study_result;
 /* Every finished run in DIR/runs, by variant, budget, size and seed; study_results_free. Runs that were not trained alike (study_train) are

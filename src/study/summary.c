@@ -244,6 +244,8 @@ fathom_status study_summarize(const study_result *results, int64_t count, study_
         if (plain && plain != c && c->causal.inside)
             status = compare(plain, c, &out->comparisons[out->comparison_count++], err);
     }
+    if (status == FATHOM_OK)
+        status = study_scaling_fit(results, count, &out->scaling, err);
     if (status != FATHOM_OK)
         study_summary_free(out);
     return status;
@@ -255,6 +257,7 @@ void study_summary_free(study_summary *s)
         free(s->curves[i].samples_causal);
     free(s->curves);
     free(s->comparisons);
+    study_scaling_free(&s->scaling);
     *s = (study_summary){0};
 }
 

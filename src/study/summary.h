@@ -4,14 +4,9 @@
 #ifndef FATHOM_STUDY_SUMMARY_H
 #define FATHOM_STUDY_SUMMARY_H
 
-#include "study/fit.h"
-#include "study/runs.h"
+#include "study/scaling.h"
 
 enum { STUDY_ROUNDS = 1000 }; /* of the bootstrap; intervals are its middle 95 % */
-
-typedef struct interval {
-    double low, high;
-} interval;
 
 /* "[low, high]", both times `scale`, or "[no interval]"; `digits` behind the point, or of all where significant. Returns text. */
 enum { INTERVAL_TEXT = 64 };
@@ -55,6 +50,7 @@ typedef struct study_summary {
     study_curve *curves;
     comparison *comparisons;
     int64_t curve_count, comparison_count;
+    study_scaling scaling; /* of all budgets together */
 } study_summary;
 
 /* results: sorted as study_results leaves them, borrowed for as long as *out lives; study_summary_free. */

@@ -67,7 +67,7 @@ for kind, (size, loss, flops) in kinds.items():
             n = round(middle * 2.0 ** (i - 2))
             y = least + 0.05 * math.log(n / middle) ** 2 + noise
             run = {"variant": kind, "budget": budget, "width": 16 * (i + 1), "layers": 8, "seed": 1, "learning_rate": 0.004, "size": n,
-                   "params": n, "steps": 100, "tokens": 204800, "flops": budget, "forward_flops_per_token": 2 * n * flops,
+                   "params": n, "steps": 100, "tokens": round(budget / (6 * n * flops)), "flops": budget, "forward_flops_per_token": 2 * n * flops,
                    "train_loss": y, "loss": y - 0.01, "loss_causal": y, "router_accuracy": None, "routed_fraction_causal": 1,
                    "ms_per_step": n / 1e4, "tokens_per_s": 1e10 / (n * flops), "setting": {"text": "a"}, "curve": [[1, 2], [budget, y]]}
             json.dump(run, open(f"{sys.argv[1]}/{kind}-{16 * (i + 1)}-{budget:g}-1.json", "w"))
@@ -95,11 +95,21 @@ for c in r["comparisons"]:
     near(c["match_speed_ratio"], 2 / share, 0.03)
     holds(c["match_forward_flops_ratio_range"], share / 2)
     holds(c["match_speed_ratio_range"], 2 / share)
+scaling = r["scaling"]
+assert scaling["runs"] == 30 and scaling["budget"] == 1e14 and scaling["percent_budget_factor"] > 1
+assert [(w["variant"], w["runs"], round(w["flops_share"], 2)) for w in scaling["variants"]] == [("mod", 10, 0.5), ("stochastic", 10, 0.5)]
+for w in scaling["variants"]:
+    near(w["budget_factor"] * w["flops_share"], w["worth"], 1e-9)
+    holds(w["worth_range"], w["worth"])
+    holds(w["budget_factor_range"], w["budget_factor"])
+mod, stochastic = scaling["variants"]
+assert mod["budget_factor"] > 1 > stochastic["budget_factor"]
 for kind, loss in (("plain", 1.4), ("mod", 1.372), ("stochastic", 1.421)):
     near(r["laws"][kind]["exponent"], -0.05, 0.02)
     near(r["laws"][kind]["factor"], loss * 1e13 ** 0.05, 0.04)
 PY
 check "in words too" sh -c "$fathom isoflop --out '$work/known' --report >'$work/out' && grep -q 'mod  *1e+14  against plain -2.0. % .*the plain optimum.s loss at 0.3.. x its forward FLOPs .0.*, 3... x its tokens/s .[23]' '$work/out' && grep -q 'never reaches' '$work/out'"
+check "with what a parameter is worth" sh -c "grep -q '^mod  *w .* as plain with [1-9].*x the budget .' '$work/out' && grep -q 'What a parameter is worth' '$work/known/report.html'"
 check "and on the page" sh -c "grep -q 'never reaches it' '$work/known/report.html' && grep -q -- '-2.0. % .-' '$work/known/report.html'"
 python3 - "$work/known/runs" <<'PY'
 import json, math, os, sys

@@ -280,12 +280,93 @@ static void summaries_compare(void **state)
     study_summary_free(&s);
 }
 
+/* Runs of a known law, off it by half a per cent: three kinds at three budgets. */
+static const scaling_law known_law = {.floor = 1.1, .size_factor = 20, .size_exponent = 0.36, .token_factor = 900, .token_exponent = 0.55};
+static const char *const known_kinds[] = {"mod", "plain", "stochastic"};
+static const double known_worth[] = {0.72, 1, 0.5}, known_share[] = {0.6, 1, 0.55};
+enum { SIZES = 6, BUDGETS = 3, RUNS = 3 * SIZES * BUDGETS };
+
+static void runs_of_the_known_law(uint64_t seed, study_result r[RUNS])
+{
+    memset(r, 0, RUNS * sizeof *r);
+    for (int k = 0; k < 3; k++)
+        for (int b = 0; b < BUDGETS; b++)
+            for (int i = 0; i < SIZES; i++, r++) {
+                const double budget = 3e13 * pow(3, b), size = 1e5 * exp2(0.7 * i + 0.5 * b), each = 2.4 * size * known_share[k];
+                strcpy(r->variant, known_kinds[k]);
+                r->budget = r->flops = budget;
+                r->size = (int64_t)size;
+                r->tokens = (int64_t)(budget / 3 / each);
+                r->seed = 1;
+                r->forward_flops_per_token = each;
+                r->loss_causal = scaling_loss(&known_law, known_worth[k], (double)r->size, (double)r->tokens) *
+                                 exp(0.005 * rng_normal(seed, 9, (uint64_t)(k * BUDGETS * SIZES + b * SIZES + i)));
+            }
+}
+
+/* What parameters are worth comes out, and 95 % of the intervals hold it. */
+static void one_law_of_all_runs(void **state)
+{
+    (void)state;
+    enum { STUDIES = 100 };
+    study_result r[RUNS];
+    int holds = 0;
+    for (uint64_t seed = 0; seed < STUDIES; seed++) {
+        study_scaling s;
+        runs_of_the_known_law(seed, r);
+        assert_int_equal(study_scaling_fit(r, RUNS, &s, NULL), FATHOM_OK);
+        assert_true(s.found && s.runs == RUNS && s.count == 2);
+        for (int i = 0; i < 2; i++) {
+            const variant_worth *w = &s.variants[i];
+            assert_string_equal(w->variant, known_kinds[2 * i]);
+            assert_float_equal(w->worth / known_worth[2 * i], 1, 0.12);
+            assert_float_equal(w->share, known_share[2 * i], 1e-3);
+            assert_float_equal(w->budget, w->worth / w->share, 1e-9);
+            holds += w->worth_range.low < known_worth[2 * i] && known_worth[2 * i] < w->worth_range.high;
+        }
+        study_scaling_free(&s);
+    }
+    print_message("# %.1f %% of %d intervals hold\n", 100.0 * holds / (2 * STUDIES), 2 * STUDIES);
+    assert_true(holds > 0.9 * 2 * STUDIES && holds < 2 * STUDIES);
+}
+
+static void the_law_prices_a_percent(void **state)
+{
+    (void)state;
+    study_result r[RUNS];
+    runs_of_the_known_law(3, r);
+    study_scaling s;
+    fathom_error err;
+    assert_int_equal(study_scaling_fit(r, RUNS, &s, &err), FATHOM_OK);
+    assert_true(s.deviation > 0.003 && s.deviation < 0.007);
+    assert_float_equal(scaling_loss(&s.law, 1, 8e5, 1e8) / scaling_loss(&known_law, 1, 8e5, 1e8), 1, 0.01);
+    /* the least loss of a budget is the least over sizes, and what 1 % costs is what it says */
+    double least = INFINITY;
+    for (double size = 1e4; size < 1e8; size *= 1.01)
+        least = fmin(least, scaling_loss(&s.law, 1, size, s.budget / 7.2 / size));
+    assert_float_equal(scaling_least(&s.law, s.budget, 7.2) / least, 1, 1e-4);
+    assert_float_equal(scaling_least(&s.law, s.budget * s.percent, 7.2) / least, 0.99, 1e-4);
+    study_scaling_free(&s);
+    /* what diverged is left out, and too little says nothing */
+    for (int i = 0; i < RUNS; i++)
+        r[i].loss_causal = strcmp(r[i].variant, "stochastic") == 0 && i % SIZES > 0 && i < RUNS - 1 ? NAN : r[i].loss_causal;
+    assert_int_equal(study_scaling_fit(r, RUNS, &s, &err), FATHOM_OK);
+    assert_true(s.found && s.runs == 2 * SIZES * BUDGETS + BUDGETS + 1);
+    study_scaling_free(&s);
+    assert_int_equal(study_scaling_fit(r, SIZES * BUDGETS, &s, &err), FATHOM_OK); /* no plain ones */
+    assert_false(s.found);
+    assert_int_equal(study_scaling_fit(r + SIZES * BUDGETS, SIZES * BUDGETS, &s, &err), FATHOM_OK); /* these alone */
+    assert_false(s.found);
+    assert_int_equal(study_scaling_fit(r, 0, &s, &err), FATHOM_OK);
+    assert_false(s.found);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_known_optimum_is_found), cmocka_unit_test(intervals_cover_what_is_true),
         cmocka_unit_test(what_is_no_parabola_is_refused), cmocka_unit_test(laws_and_quantiles),
-        cmocka_unit_test(names_say_what_they_mean), cmocka_unit_test(ladders_stand_around_the_optimum), cmocka_unit_test(summaries_compare),
+        cmocka_unit_test(names_say_what_they_mean), cmocka_unit_test(ladders_stand_around_the_optimum), cmocka_unit_test(summaries_compare), cmocka_unit_test(one_law_of_all_runs), cmocka_unit_test(the_law_prices_a_percent),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
