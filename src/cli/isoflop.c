@@ -259,7 +259,7 @@ static void print_scaling(const study_scaling *s)
 {
     if (!s->found)
         return;
-    printf("\nall %lld runs in one law of size N and tokens D: L = %.3f + %.3g (w N)^-%.3f + %.3g D^-%.3f, off by %.2f %%; w is 1 for plain [95 %%]\n",
+    printf("\n%lld runs in one law of size N and tokens D: L = %.3f + %.3g (w N)^-%.3f + %.3g D^-%.3f, off by %.2f %%; w is 1 for plain [95 %%]\n",
            (long long)s->runs, s->law.floor, s->law.size_factor, s->law.size_exponent, s->law.token_factor, s->law.token_exponent, 100 * s->deviation);
     for (int64_t i = 0; i < s->count; i++) {
         const variant_worth *w = &s->variants[i];
@@ -267,7 +267,10 @@ static void print_scaling(const study_scaling *s)
         printf("%-16s w %.3f %s at %.3f x the FLOPs: as plain with %.2f x the budget %s\n", w->variant, w->worth,
                interval_text(w->worth_range, 1, 3, false, worth), w->share, w->budget, interval_text(w->budget_range, 1, 2, false, budget));
     }
-    printf("at %.3g FLOPs 1 %% less loss takes %.2f x the budget\n", s->budget, s->percent);
+    if (isfinite(s->percent))
+        printf("at %.3g FLOPs 1 %% less loss takes %.2f x the budget\n", s->budget, s->percent);
+    else
+        printf("no budget is enough for 1 %% less loss than at %.3g FLOPs\n", s->budget);
 }
 
 static int report(const isoflop_command *c)

@@ -89,11 +89,15 @@ static void put_scaling(FILE *to, const study_scaling *s)
 {
     if (!s->found)
         return;
-    fprintf(to, "<h2>What a parameter is worth</h2>\n<p>All %lld runs in one law of size and tokens, L = %.3g + %.3g (w N)<sup>-%.3g</sup> + %.3g "
+    fprintf(to, "<h2>What a parameter is worth</h2>\n<p>%lld runs in one law of size and tokens, L = %.3g + %.3g (w N)<sup>-%.3g</sup> + %.3g "
             "D<sup>-%.3g</sup>, from which losses lie %.2f %% off. w is 1 for plain; at equal training FLOPs a variant does as a plain model with the "
-            "budget of the last column. At %.3g FLOPs 1 %% less loss takes %.2f times the budget. Brackets: 95 %%, by a bootstrap over the residuals.</p>\n"
-            "<table><tr><th>variant<th>runs<th>w<th>forward FLOPs of its size / plain's<th>budget / its own\n", (long long)s->runs, s->law.floor,
-            s->law.size_factor, s->law.size_exponent, s->law.token_factor, s->law.token_exponent, 100 * s->deviation, s->budget, s->percent);
+            "budget of the last column. Brackets: 95 %%, by a bootstrap over the residuals.</p>\n", (long long)s->runs, s->law.floor,
+            s->law.size_factor, s->law.size_exponent, s->law.token_factor, s->law.token_exponent, 100 * s->deviation);
+    if (isfinite(s->percent))
+        fprintf(to, "<p>At %.3g FLOPs 1 %% less loss takes %.2f times the budget.</p>\n", s->budget, s->percent);
+    else
+        fprintf(to, "<p>No budget is enough for 1 %% less loss than at %.3g FLOPs.</p>\n", s->budget);
+    fputs("<table><tr><th>variant<th>runs<th>w<th>forward FLOPs of its size / plain's<th>budget / its own\n", to);
     for (int64_t i = 0; i < s->count; i++) {
         const variant_worth *w = &s->variants[i];
         char worth[INTERVAL_TEXT], budget[INTERVAL_TEXT];

@@ -9,8 +9,9 @@
 
 enum {
     COMMON = 5,       /* ln of E, A, a, B, b, before ln w of each variant */
-    LEAST_PLAIN = 6,  /* runs */
-    LEAST_OTHER = 3,
+    LEAST_PLAIN = 6,  /* pairs of size and tokens: one more than the numbers that describe plain runs */
+    LEAST_SIZES = 3,  /* and numbers of tokens, for a factor, an exponent and the floor */
+    LEAST_OTHER = 3,  /* runs */
     LEAST_SPARE = 5,  /* runs more than numbers */
     ROUNDS = 300,     /* of the bootstrap */
     FIRST_STEPS = 400, /* of a fit, from afar */
@@ -178,19 +179,27 @@ static void list_variants(const study_result *results, int64_t count, study_scal
     }
 }
 
+/* Plain runs that differ, seeds aside, from those before them in size, in tokens, or in either. */
+static int64_t different(const study_result *results, int64_t count, bool size, bool tokens)
+{
+    int64_t n = 0;
+    for (int64_t i = 0; i < count; i++) {
+        bool fresh = is_plain(&results[i]) && usable(&results[i]);
+        for (int64_t j = 0; fresh && j < i; j++)
+            fresh = !is_plain(&results[j]) || !usable(&results[j]) || (size && results[i].size != results[j].size) ||
+                    (tokens && results[i].tokens != results[j].tokens);
+        n += fresh;
+    }
+    return n;
+}
+
 static bool enough(const study_result *results, int64_t count, const study_scaling *s)
 {
-    double least = INFINITY, most = 0;
     int64_t runs = runs_of(results, count, "plain");
-    for (int64_t i = 0; i < count; i++)
-        if (is_plain(&results[i]) && usable(&results[i])) {
-            least = fmin(least, results[i].budget);
-            most = fmax(most, results[i].budget);
-        }
-    const bool good = runs >= LEAST_PLAIN && most > least && s->count > 0;
     for (int64_t i = 0; i < s->count; i++)
         runs += s->variants[i].runs;
-    return good && runs >= COMMON + s->count + LEAST_SPARE;
+    return different(results, count, true, true) >= LEAST_PLAIN && different(results, count, true, false) >= LEAST_SIZES &&
+           different(results, count, false, true) >= LEAST_SIZES && s->count > 0 && runs >= COMMON + s->count + LEAST_SPARE;
 }
 
 /* 0: plain; else 1 + the variant's index; -1: none of them. */
@@ -375,7 +384,7 @@ fathom_status study_scaling_fit(const study_result *results, int64_t count, stud
         return status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
     }
     const double sum = descend_from_afar(&f);
-    out->found = isfinite(sum);
+    out->found = isfinite(sum) && isfinite(exp(f.best[1] + exp(f.best[2]) * f.size_unit)) && isfinite(exp(f.best[3] + exp(f.best[4]) * f.token_unit));
     out->runs = f.n;
     out->deviation = sqrt(sum / (double)(f.n - f.numbers));
     if (out->found) {

@@ -38,8 +38,8 @@ typedef struct study_scaling {
 } study_scaling;
 
 /* results: as study_results leaves them, borrowed for as long as *out lives; study_scaling_free. Not found where there is too little to fit:
- * fewer than six runs of `plain` at two budgets, no other variant of three, or fewer than five runs more than numbers to fit. Variants of fewer
- * than three runs are left out. */
+ * fewer than six pairs of size and tokens of `plain`, or three sizes, or three numbers of tokens; no other variant of three runs; fewer than five
+ * runs more than numbers to fit. Variants of fewer than three runs are left out. */
 fathom_status study_scaling_fit(const study_result *results, int64_t count, study_scaling *out, fathom_error *err);
 void study_scaling_free(study_scaling *s);
 

@@ -516,7 +516,7 @@ fathom_status trainer_step(trainer *t, train_step_info *info, fathom_error *err)
     const double seconds = timing_now() - began;
     t->seconds[t->timed++ % TIMED_STEPS] = seconds;
     *info = (train_step_info){.step = t->at.step, .total = t->total, .tokens = t->at.tokens, .flops = t->at.flops,
-                              .loss = loss, .lr = lr, .grad_norm = norms.model, .tokens_per_s = (double)r.targets / seconds,
+                              .loss = loss, .lr = lr, .grad_norm = isfinite(norms.predictors) ? norms.model : norms.predictors, .tokens_per_s = (double)r.targets / seconds,
                               .aux_loss = r.decided || t->m->config.experts.count > 0 ? r.aux_loss : NAN,
                               .router_accuracy = r.decided ? (double)r.agreed / (double)r.decided : NAN,
                               .dropped = t->m->config.mod.router == MOD_ROUTER_TOKEN_CHOICE
@@ -620,11 +620,13 @@ static fathom_status run_steps(trainer *t, const train_observer *observer, const
     return FATHOM_OK;
 }
 
-/* After the last evaluation: is what there is worth to take the last checkpoint's place? After a bad step only if it evaluates to something. */
-static fathom_status check_end(const trainer *t, fathom_error *err)
+/* After the last evaluation: is what there is worth to take the last checkpoint's place? After a bad step only if it evaluates to something: on
+ * what is held out, or without that on the last batch, whose gradient alone was bad then. */
+static fathom_status check_end(const trainer *t, const train_step_info *last, fathom_error *err)
 {
     const long long bad = t->at.skipped_in_a_row, kept = t->saved_step;
-    if (bad == 0 || kept == t->at.step || (t->has_heldout && isfinite(t->evaluated.topk.loss) && isfinite(t->evaluated.causal.loss)))
+    const bool sound = t->has_heldout ? isfinite(t->evaluated.topk.loss) && isfinite(t->evaluated.causal.loss) : isfinite(last->loss);
+    if (bad == 0 || kept == t->at.step || sound)
         return FATHOM_OK;
     if (kept < 0)
         return status_fail(err, FATHOM_DIVERGED, "%s: loss or gradient not finite in the last %lld steps; there is no checkpoint", t->dir, bad);
@@ -640,7 +642,7 @@ static fathom_status run(trainer *t, const train_observer *observer, const volat
     if (status == FATHOM_OK)
         status = evaluate(t, observer, &info, err);
     if (status == FATHOM_OK)
-        status = check_end(t, err);
+        status = check_end(t, &info, err);
     if (status == FATHOM_OK)
         return t->saved_step == t->at.step ? run_log_check(&t->log, err) : save(t, observer, err);
     if (t->saved_step != t->at.step && t->at.step > 0 && t->at.skipped_in_a_row == 0)

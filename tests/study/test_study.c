@@ -357,6 +357,16 @@ static void the_law_prices_a_percent(void **state)
     assert_false(s.found);
     assert_int_equal(study_scaling_fit(r + SIZES * BUDGETS, SIZES * BUDGETS, &s, &err), FATHOM_OK); /* these alone */
     assert_false(s.found);
+    runs_of_the_known_law(3, r);
+    for (int i = 0; i < RUNS; i++) /* seeds of one size, at three budgets */
+        r[i].size = 1000000;
+    assert_int_equal(study_scaling_fit(r, RUNS, &s, &err), FATHOM_OK);
+    assert_false(s.found);
+    runs_of_the_known_law(3, r);
+    for (int i = 0; i < RUNS; i++)
+        r[i].tokens = 10000000;
+    assert_int_equal(study_scaling_fit(r, RUNS, &s, &err), FATHOM_OK);
+    assert_false(s.found);
     assert_int_equal(study_scaling_fit(r, 0, &s, &err), FATHOM_OK);
     assert_false(s.found);
 }
