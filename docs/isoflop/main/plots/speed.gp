@@ -28,6 +28,7 @@ $block0 << EOD
 6.24399e+10 119.036
 EOD
 $block1 << EOD
+1.48651e+10 37.2616
 8.61969e+09 23.6103
 1.48651e+10 37.2616
 1.48651e+10 37.2616
@@ -36,6 +37,12 @@ $block1 << EOD
 3.12819e+10 65.5741
 EOD
 $block2 << EOD
+EOD
+$block3 << EOD
+EOD
+$block4 << EOD
+EOD
+$block5 << EOD
 2.21774e+09 12.3145
 4.08158e+09 17.7221
 7.05272e+09 25.2849
@@ -45,6 +52,7 @@ $block2 << EOD
 4.08158e+09 17.7221
 7.05272e+09 25.2849
 1.00742e+10 33.3442
+1.3599e+10 37.263
 2.33665e+10 57.1721
 3.57512e+10 77.0077
 7.05272e+09 25.2849
@@ -55,7 +63,11 @@ $block2 << EOD
 3.57512e+10 77.0077
 4.89412e+10 102.158
 EOD
-$block3 << EOD
+$block6 << EOD
+EOD
+$block7 << EOD
+EOD
+$block8 << EOD
 2.29589e+09 10.8141
 3.96716e+09 15.1741
 5.66673e+09 19.592
@@ -74,8 +86,13 @@ set terminal svg size 900,520 font 'sans,13' background '#ffffff'
 set output name.'.svg'
 plot $block0 with points lc rgb '#0072b2' pt 7 ps 0.7 title 'mod', \
   $block1 with points lc rgb '#d55e00' pt 7 ps 0.7 title 'mod-c0.25', \
-  $block2 with points lc rgb '#009e73' pt 7 ps 0.7 title 'plain', \
-  $block3 with points lc rgb '#cc79a7' pt 7 ps 0.7 title 'stochastic'
+  $block2 with points lc rgb '#009e73' pt 7 ps 0.7 title 'mod-c0.5', \
+  $block3 with points lc rgb '#cc79a7' pt 7 ps 0.7 title 'mod-h16', \
+  $block4 with points lc rgb '#e69f00' pt 7 ps 0.7 title 'mod-h8', \
+  $block5 with points lc rgb '#56b4e9' pt 7 ps 0.7 title 'plain', \
+  $block6 with points lc rgb '#8c564b' pt 7 ps 0.7 title 'plain-h16', \
+  $block7 with points lc rgb '#000000' pt 7 ps 0.7 title 'plain-h8', \
+  $block8 with points lc rgb '#0072b2' pt 6 ps 0.7 title 'stochastic'
 set terminal pngcairo size 1350,780 font 'sans,18'
 set output name.'.png'
 replot

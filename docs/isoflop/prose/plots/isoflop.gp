@@ -87,12 +87,18 @@ $block4 << EOD
 1605632 2.469378
 EOD
 $block5 << EOD
+2539520 2.460784
+EOD
+$block6 << EOD
 221184 3.091552
 425984 3.102018
 634880 3.078971
 EOD
-$block6 << EOD
+$block7 << EOD
 1605632 2.424489
+EOD
+$block8 << EOD
+1605632 2.449727
 EOD
 set terminal svg size 900,520 font 'sans,13' background '#ffffff'
 set output name.'.svg'
@@ -101,8 +107,10 @@ plot $block0 with points lc rgb '#0072b2' pt 7 ps 0.8 title 'mod 3e+13', \
   $block2 with points lc rgb '#0072b2' pt 3 ps 1.6 notitle, \
   $block3 with points lc rgb '#0072b2' pt 5 ps 0.8 title 'mod 3e+14', \
   $block4 with points lc rgb '#d55e00' pt 5 ps 0.8 title 'mod-c0.25 3e+14', \
-  $block5 with points lc rgb '#009e73' pt 7 ps 0.8 title 'plain 3e+13', \
-  $block6 with points lc rgb '#009e73' pt 5 ps 0.8 title 'plain 3e+14'
+  $block5 with points lc rgb '#009e73' pt 5 ps 0.8 title 'mod-h16 3e+14', \
+  $block6 with points lc rgb '#cc79a7' pt 7 ps 0.8 title 'plain 3e+13', \
+  $block7 with points lc rgb '#cc79a7' pt 5 ps 0.8 title 'plain 3e+14', \
+  $block8 with points lc rgb '#e69f00' pt 5 ps 0.8 title 'plain-h16 3e+14'
 set terminal pngcairo size 1350,780 font 'sans,18'
 set output name.'.png'
 replot
