@@ -28,8 +28,8 @@ set terminal svg size 900,520 font 'sans,13' background '#ffffff'
 set output name.'.svg'
 plot $block0 with yerrorlines lc rgb '#0072b2' dt 1 pt 7 ps 1.0 title 'mod', \
   $block1 with yerrorlines lc rgb '#d55e00' dt 1 pt 7 ps 1.0 title 'mod-c0.25', \
-  $block2 with yerrorlines lc rgb '#56b4e9' dt 1 pt 7 ps 1.0 title 'plain', \
-  $block3 with yerrorlines lc rgb '#0072b2' dt 2 pt 6 ps 1.0 title 'stochastic'
+  $block2 with yerrorlines lc rgb '#8c564b' dt 1 pt 7 ps 1.0 title 'plain', \
+  $block3 with yerrorlines lc rgb '#009e73' dt 2 pt 6 ps 1.0 title 'stochastic'
 set terminal pngcairo size 1350,780 font 'sans,18'
 set output name.'.png'
 replot

@@ -377,21 +377,24 @@ $block14 << EOD
 1.89753e+06 1.181255
 EOD
 $block15 << EOD
+1605632 1.176359
+EOD
+$block16 << EOD
 634880 1.228813
 884736 1.248729
 EOD
-$block16 << EOD
+$block17 << EOD
 884736 1.225445
 1605632 1.232637
 EOD
-$block17 << EOD
+$block18 << EOD
 1605632 1.181750
 2539520 1.187498
 EOD
-$block18 << EOD
+$block19 << EOD
 884736 1.230574
 EOD
-$block19 << EOD
+$block20 << EOD
 106496 1.380235
 221184 1.321328
 425984 1.320934
@@ -399,7 +402,7 @@ $block19 << EOD
 884736 1.359622
 1605632 1.442463
 EOD
-$block20 << EOD
+$block21 << EOD
 106496 1.378378
 111422 1.373646
 116576 1.369110
@@ -462,10 +465,10 @@ $block20 << EOD
 1.53464e+06 1.435196
 1.60563e+06 1.442050
 EOD
-$block21 << EOD
+$block22 << EOD
 323871 1.318972
 EOD
-$block22 << EOD
+$block23 << EOD
 221184 1.273809
 425984 1.236874
 634880 1.241022
@@ -473,7 +476,7 @@ $block22 << EOD
 1605632 1.265361
 2539520 1.299699
 EOD
-$block23 << EOD
+$block24 << EOD
 221184 1.271466
 230367 1.268995
 239931 1.266624
@@ -536,10 +539,10 @@ $block23 << EOD
 2.43829e+06 1.296545
 2.53952e+06 1.299967
 EOD
-$block24 << EOD
+$block25 << EOD
 617631 1.239644
 EOD
-$block25 << EOD
+$block26 << EOD
 425984 1.208641
 884736 1.186629
 884736 1.180556
@@ -548,7 +551,7 @@ $block25 << EOD
 2539520 1.192344
 3538944 1.197930
 EOD
-$block26 << EOD
+$block27 << EOD
 425984 1.206513
 441284 1.205057
 457133 1.203647
@@ -611,26 +614,30 @@ $block26 << EOD
 3.41625e+06 1.199336
 3.53894e+06 1.200594
 EOD
-$block27 << EOD
+$block28 << EOD
 1.3243e+06 1.182743
 EOD
-$block28 << EOD
-884736 1.229906
-EOD
 $block29 << EOD
-884736 1.177429
+802816 1.234496
 EOD
 $block30 << EOD
-884736 1.239834
+884736 1.229906
 EOD
 $block31 << EOD
+884736 1.177429
+1605632 1.172330
+EOD
+$block32 << EOD
+884736 1.239834
+EOD
+$block33 << EOD
 221184 1.352723
 425984 1.325856
 634880 1.329835
 1605632 1.375383
 2539520 1.429363
 EOD
-$block32 << EOD
+$block34 << EOD
 221184 1.352896
 230367 1.350285
 239931 1.347804
@@ -693,17 +700,17 @@ $block32 << EOD
 2.43829e+06 1.422919
 2.53952e+06 1.428035
 EOD
-$block33 << EOD
+$block35 << EOD
 507966 1.325540
 EOD
-$block34 << EOD
+$block36 << EOD
 425984 1.270800
 884736 1.260091
 1605632 1.264156
 2539520 1.274341
 3538944 1.289028
 EOD
-$block35 << EOD
+$block37 << EOD
 425984 1.270992
 441284 1.270024
 457133 1.269100
@@ -766,13 +773,16 @@ $block35 << EOD
 3.41625e+06 1.286803
 3.53894e+06 1.288349
 EOD
-$block36 << EOD
+$block38 << EOD
 966205 1.259518
 EOD
-$block37 << EOD
+$block39 << EOD
 1605632 1.201381
 2539520 1.196578
 3538944 1.191325
+EOD
+$block40 << EOD
+1605632 1.245961
 EOD
 set terminal svg size 900,520 font 'sans,13' background '#ffffff'
 set output name.'.svg'
@@ -791,29 +801,32 @@ plot $block0 with points lc rgb '#0072b2' pt 7 ps 0.8 title 'mod 3e+13', \
   $block12 with points lc rgb '#d55e00' pt 9 ps 0.8 title 'mod-c0.25 3e+14', \
   $block13 with lines lc rgb '#d55e00' dt 1 notitle, \
   $block14 with points lc rgb '#d55e00' pt 3 ps 1.6 notitle, \
-  $block15 with points lc rgb '#009e73' pt 5 ps 0.8 title 'mod-c0.5 1e+14', \
-  $block16 with points lc rgb '#cc79a7' pt 5 ps 0.8 title 'mod-h16 1e+14', \
-  $block17 with points lc rgb '#cc79a7' pt 9 ps 0.8 title 'mod-h16 3e+14', \
-  $block18 with points lc rgb '#e69f00' pt 5 ps 0.8 title 'mod-h8 1e+14', \
-  $block19 with points lc rgb '#56b4e9' pt 7 ps 0.8 title 'plain 3e+13', \
-  $block20 with lines lc rgb '#56b4e9' dt 1 notitle, \
-  $block21 with points lc rgb '#56b4e9' pt 3 ps 1.6 notitle, \
-  $block22 with points lc rgb '#56b4e9' pt 5 ps 0.8 title 'plain 1e+14', \
-  $block23 with lines lc rgb '#56b4e9' dt 1 notitle, \
-  $block24 with points lc rgb '#56b4e9' pt 3 ps 1.6 notitle, \
-  $block25 with points lc rgb '#56b4e9' pt 9 ps 0.8 title 'plain 3e+14', \
-  $block26 with lines lc rgb '#56b4e9' dt 1 notitle, \
-  $block27 with points lc rgb '#56b4e9' pt 3 ps 1.6 notitle, \
-  $block28 with points lc rgb '#8c564b' pt 5 ps 0.8 title 'plain-h16 1e+14', \
-  $block29 with points lc rgb '#8c564b' pt 9 ps 0.8 title 'plain-h16 3e+14', \
-  $block30 with points lc rgb '#000000' pt 5 ps 0.8 title 'plain-h8 1e+14', \
-  $block31 with points lc rgb '#0072b2' pt 6 ps 0.8 title 'stochastic 3e+13', \
-  $block32 with lines lc rgb '#0072b2' dt 2 notitle, \
-  $block33 with points lc rgb '#0072b2' pt 3 ps 1.6 notitle, \
-  $block34 with points lc rgb '#0072b2' pt 4 ps 0.8 title 'stochastic 1e+14', \
-  $block35 with lines lc rgb '#0072b2' dt 2 notitle, \
-  $block36 with points lc rgb '#0072b2' pt 3 ps 1.6 notitle, \
-  $block37 with points lc rgb '#0072b2' pt 8 ps 0.8 title 'stochastic 3e+14'
+  $block15 with points lc rgb '#009e73' pt 9 ps 0.8 title 'mod-c0.25-h16 3e+14', \
+  $block16 with points lc rgb '#cc79a7' pt 5 ps 0.8 title 'mod-c0.5 1e+14', \
+  $block17 with points lc rgb '#e69f00' pt 5 ps 0.8 title 'mod-h16 1e+14', \
+  $block18 with points lc rgb '#e69f00' pt 9 ps 0.8 title 'mod-h16 3e+14', \
+  $block19 with points lc rgb '#56b4e9' pt 5 ps 0.8 title 'mod-h8 1e+14', \
+  $block20 with points lc rgb '#8c564b' pt 7 ps 0.8 title 'plain 3e+13', \
+  $block21 with lines lc rgb '#8c564b' dt 1 notitle, \
+  $block22 with points lc rgb '#8c564b' pt 3 ps 1.6 notitle, \
+  $block23 with points lc rgb '#8c564b' pt 5 ps 0.8 title 'plain 1e+14', \
+  $block24 with lines lc rgb '#8c564b' dt 1 notitle, \
+  $block25 with points lc rgb '#8c564b' pt 3 ps 1.6 notitle, \
+  $block26 with points lc rgb '#8c564b' pt 9 ps 0.8 title 'plain 3e+14', \
+  $block27 with lines lc rgb '#8c564b' dt 1 notitle, \
+  $block28 with points lc rgb '#8c564b' pt 3 ps 1.6 notitle, \
+  $block29 with points lc rgb '#000000' pt 5 ps 0.8 title 'plain-b4-h16 1e+14', \
+  $block30 with points lc rgb '#0072b2' pt 4 ps 0.8 title 'plain-h16 1e+14', \
+  $block31 with points lc rgb '#0072b2' pt 8 ps 0.8 title 'plain-h16 3e+14', \
+  $block32 with points lc rgb '#d55e00' pt 4 ps 0.8 title 'plain-h8 1e+14', \
+  $block33 with points lc rgb '#009e73' pt 6 ps 0.8 title 'stochastic 3e+13', \
+  $block34 with lines lc rgb '#009e73' dt 2 notitle, \
+  $block35 with points lc rgb '#009e73' pt 3 ps 1.6 notitle, \
+  $block36 with points lc rgb '#009e73' pt 4 ps 0.8 title 'stochastic 1e+14', \
+  $block37 with lines lc rgb '#009e73' dt 2 notitle, \
+  $block38 with points lc rgb '#009e73' pt 3 ps 1.6 notitle, \
+  $block39 with points lc rgb '#009e73' pt 8 ps 0.8 title 'stochastic 3e+14', \
+  $block40 with points lc rgb '#cc79a7' pt 4 ps 0.8 title 'stochastic-h16 1e+14'
 set terminal pngcairo size 1350,780 font 'sans,18'
 set output name.'.png'
 replot

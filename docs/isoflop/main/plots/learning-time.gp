@@ -423,8 +423,8 @@ set terminal svg size 900,520 font 'sans,13' background '#ffffff'
 set output name.'.svg'
 plot $block0 with lines lc rgb '#0072b2' dt 1 title 'mod, width 160', \
   $block1 with lines lc rgb '#d55e00' dt 1 title 'mod-c0.25, width 128', \
-  $block2 with lines lc rgb '#56b4e9' dt 1 title 'plain, width 96', \
-  $block3 with lines lc rgb '#0072b2' dt 2 title 'stochastic, width 192'
+  $block2 with lines lc rgb '#8c564b' dt 1 title 'plain, width 96', \
+  $block3 with lines lc rgb '#009e73' dt 2 title 'stochastic, width 192'
 set terminal pngcairo size 1350,780 font 'sans,18'
 set output name.'.png'
 replot

@@ -43,6 +43,8 @@ EOD
 $block4 << EOD
 EOD
 $block5 << EOD
+EOD
+$block6 << EOD
 2.21774e+09 12.3145
 4.08158e+09 17.7221
 7.05272e+09 25.2849
@@ -63,11 +65,13 @@ $block5 << EOD
 3.57512e+10 77.0077
 4.89412e+10 102.158
 EOD
-$block6 << EOD
-EOD
 $block7 << EOD
 EOD
 $block8 << EOD
+EOD
+$block9 << EOD
+EOD
+$block10 << EOD
 2.29589e+09 10.8141
 3.96716e+09 15.1741
 5.66673e+09 19.592
@@ -82,17 +86,22 @@ $block8 << EOD
 2.011e+10 44.5306
 2.75294e+10 62.63
 EOD
+$block11 << EOD
+EOD
 set terminal svg size 900,520 font 'sans,13' background '#ffffff'
 set output name.'.svg'
 plot $block0 with points lc rgb '#0072b2' pt 7 ps 0.7 title 'mod', \
   $block1 with points lc rgb '#d55e00' pt 7 ps 0.7 title 'mod-c0.25', \
-  $block2 with points lc rgb '#009e73' pt 7 ps 0.7 title 'mod-c0.5', \
-  $block3 with points lc rgb '#cc79a7' pt 7 ps 0.7 title 'mod-h16', \
-  $block4 with points lc rgb '#e69f00' pt 7 ps 0.7 title 'mod-h8', \
-  $block5 with points lc rgb '#56b4e9' pt 7 ps 0.7 title 'plain', \
-  $block6 with points lc rgb '#8c564b' pt 7 ps 0.7 title 'plain-h16', \
-  $block7 with points lc rgb '#000000' pt 7 ps 0.7 title 'plain-h8', \
-  $block8 with points lc rgb '#0072b2' pt 6 ps 0.7 title 'stochastic'
+  $block2 with points lc rgb '#009e73' pt 7 ps 0.7 title 'mod-c0.25-h16', \
+  $block3 with points lc rgb '#cc79a7' pt 7 ps 0.7 title 'mod-c0.5', \
+  $block4 with points lc rgb '#e69f00' pt 7 ps 0.7 title 'mod-h16', \
+  $block5 with points lc rgb '#56b4e9' pt 7 ps 0.7 title 'mod-h8', \
+  $block6 with points lc rgb '#8c564b' pt 7 ps 0.7 title 'plain', \
+  $block7 with points lc rgb '#000000' pt 7 ps 0.7 title 'plain-b4-h16', \
+  $block8 with points lc rgb '#0072b2' pt 6 ps 0.7 title 'plain-h16', \
+  $block9 with points lc rgb '#d55e00' pt 6 ps 0.7 title 'plain-h8', \
+  $block10 with points lc rgb '#009e73' pt 6 ps 0.7 title 'stochastic', \
+  $block11 with points lc rgb '#cc79a7' pt 6 ps 0.7 title 'stochastic-h16'
 set terminal pngcairo size 1350,780 font 'sans,18'
 set output name.'.png'
 replot
