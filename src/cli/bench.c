@@ -13,7 +13,7 @@
 fathom_status gemm_probe_open(gemm_probe *p, const kernels *kn, int64_t m, int64_t n, int64_t k, bool bf16, fathom_error *err)
 {
     const int64_t operands = m * k + n * k;
-    const size_t scratch = bf16 ? kn->scratch_bytes(kn, &(kernel_sizes){.bf16_floats = operands}) : 0;
+    const size_t scratch = kn->scratch_bytes(kn, &(kernel_sizes){.bf16_floats = bf16 ? operands : 0});
     *p = (gemm_probe){.kn = kn, .block = kn->mem_alloc(kn, (size_t)(operands * 4 + m * n * 4) + scratch)};
     if (!p->block)
         return status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
@@ -98,7 +98,7 @@ double read_probe_rate(const read_probe *p)
     double seconds;
     int64_t reads = 0;
     do {
-        sink = sink + kernels_read_all(p->block, READ_FLOATS);
+        sink = sink + kernels_read_all(p->kn, p->block, READ_FLOATS);
         reads++;
         seconds = timing_now() - began;
     } while (seconds < 0.1);
@@ -182,14 +182,14 @@ static int bench_gemm(const bench_command *c, const kernels *kn)
     read_probe_close(&r);
     if (!c->json) {
         printf("ceiling %.1f GFLOP/s fp32, %.1f bf16, reading %.1f GB/s, on %d threads\n", best[0] * 1e-9, best[1] * 1e-9,
-               read * 1e-9, threads_count());
+               read * 1e-9, kn->threads);
         return EXIT_OK;
     }
     json_t *o = json_object();
     json_object_set_new(o, "gemm_gflops", json_real(best[0] * 1e-9));
     json_object_set_new(o, "gemm_bf16_gflops", best[1] > 0 ? json_real(best[1] * 1e-9) : json_null());
     json_object_set_new(o, "read_gb_per_s", json_real(read * 1e-9));
-    json_object_set_new(o, "threads", json_integer(threads_count()));
+    json_object_set_new(o, "threads", json_integer(kn->threads));
     return cli_print_json(o);
 }
 
@@ -267,8 +267,7 @@ int command_bench(int argc, char **argv)
         options_free(&parsed);
         return cli_usage(&err);
     }
-    threads_set((int)c.threads);
-    const kernels kn = kernels_cpu();
+    const kernels kn = kernels_cpu((int)c.threads);
     const int code = measurements[chosen].run(&c, &kn);
     options_free(&parsed);
     return code;

@@ -5,6 +5,7 @@
 #include <jansson.h>
 #include <signal.h>
 
+#include "base/pool.h"
 #include "cli/options.h"
 #include "model/config.h"
 #include "text/corpus.h"

@@ -113,7 +113,7 @@ static fathom_status save_routed(convert_command *c, const model *m, fathom_erro
 
 static fathom_status convert_routed(convert_command *c, fathom_error *err)
 {
-    const kernels kn = kernels_cpu();
+    const kernels kn = kernels_cpu(0);
     model_config config;
     model m = {0};
     TRY(routed_shape(c, &config, err));

@@ -190,7 +190,7 @@ static fathom_status train(isoflop_command *c, fathom_error *err)
         status = load_data(c, tok, &data, &validation, err);
     }
     if (status == FATHOM_OK) {
-        const kernels kn = kernels_cpu();
+        const kernels kn = kernels_cpu(c->study.threads);
         if (c->study.bf16 && !kn.bf16(&kn)) {
             progress_print(&c->progress, "this processor has no bfloat16 products: training in fp32");
             c->study.bf16 = false;
@@ -361,7 +361,7 @@ int command_isoflop(int argc, char **argv)
         options_free(&parsed);
         return cli_usage(&err);
     }
-    threads_set((int)c.threads);
+    c.study.threads = (int)c.threads;
     c.progress = progress_begin(5);
     if (!c.report_only) {
         interrupt_watch(&interrupted);

@@ -82,7 +82,8 @@ static fathom_status run(tokenize_command *c, manifest *out, fathom_error *err)
     fathom_status status = c->tokenizer ? tokenizer_load(c->tokenizer, &tok, err) : tokenizer_bytes(&tok, err);
     if (status == FATHOM_OK) {
         const sharding_input in = {.paths = c->data.items, .count = c->data.count, .tokenizer = tok, .folder = c->out,
-                                   .shard_tokens = c->shard_tokens, .heldout_fraction = c->val_fraction, .progress = show_progress, .user = c};
+                                   .shard_tokens = c->shard_tokens, .heldout_fraction = c->val_fraction,
+                                   .threads = (int)c->threads, .progress = show_progress, .user = c};
         status = sharding_run(&in, out, err);
     }
     tokenizer_free(tok);
@@ -116,7 +117,6 @@ int command_tokenize(int argc, char **argv)
         options_free(&parsed);
         return cli_usage(&err);
     }
-    threads_set((int)c.threads);
     c.progress = progress_begin(5);
     c.began = timing_now();
     status = run(&c, &written, &err);

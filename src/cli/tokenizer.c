@@ -94,7 +94,7 @@ static fathom_status check_writable(const char *path, fathom_error *err)
 static fathom_status count(tokenizer_command *c, piece_table *pieces, tokenizer_result *r, fathom_error *err)
 {
     const pieces_input in = {.paths = c->data.items, .path_count = c->data.count, .pattern = c->pattern, .specials = c->specials.items,
-                             .special_count = c->specials.count, .progress = show_counting, .user = c};
+                             .special_count = c->specials.count, .threads = (int)c->threads, .progress = show_counting, .user = c};
     TRY(pieces_count(&in, pieces, &r->text, err));
     r->distinct = (int64_t)pieces->count;
     for (size_t i = 0; i < pieces->count; i++)
@@ -188,7 +188,6 @@ static int train(int argc, char **argv)
     if (status != FATHOM_OK) {
         code = cli_usage(&err);
     } else {
-        threads_set((int)c.threads);
         c.progress = progress_begin(5);
         tokenizer_result r = {0};
         code = run(&c, &r, &err) == FATHOM_OK ? report(&c, &r) : cli_fail(&err);

@@ -269,7 +269,7 @@ static fathom_status train(train_command *c, const tokenizer *tok, model *m, con
         status = tokenizer_save(tok, path, err);
     free(path);
     if (status == FATHOM_OK) {
-        progress_print(&c->progress, "%lld steps on %d threads", (long long)trainer_total_steps(t), threads_count());
+        progress_print(&c->progress, "%lld steps on %d threads", (long long)trainer_total_steps(t), m->kn.threads);
         if (trainer_step_number(t) > 0)
             progress_print(&c->progress, "resuming after step %lld", (long long)trainer_step_number(t));
         const train_observer observer = {c, show_step, show_evaluation, show_saved};
@@ -282,7 +282,7 @@ static fathom_status train(train_command *c, const tokenizer *tok, model *m, con
 static fathom_status run(train_command *c, const tokenizer *tok, const model_config *config, train_summary *summary,
                          fathom_error *err)
 {
-    const kernels kn = kernels_cpu();
+    const kernels kn = kernels_cpu((int)c->threads);
     model m = {0};
     corpus data = {0}, validation = {0};
     const corpus_part *heldout = heldout_part(c, &data, &validation);
@@ -430,7 +430,6 @@ int command_train(int argc, char **argv)
     if (status != FATHOM_OK) {
         code = cli_usage(&err);
     } else {
-        threads_set((int)c.threads);
         c.progress = progress_begin(5);
         interrupt_watch(&interrupted);
         status = run(&c, tok, &config, &summary, &err);

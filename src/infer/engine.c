@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/pool.h"
 #include "base/timing.h"
 
 #include "infer/engine.h"
@@ -17,6 +18,7 @@ enum {
     PROMPT_LOGITS = 128,   /* rows of logits that a pass over prompts can want */
     LEAST_SHARED = 16,     /* a shorter common beginning is computed again */
     LEAST_PIECE = 16,      /* of a prompt beside those that decode */
+    WORTH_SHARING = 4096,  /* logits of all draws: fewer are drawn by one thread */
     PASSES_SEEN = 8,       /* the fastest of so many says how long a pass takes: the machine may have kept the others waiting */
 };
 
@@ -181,7 +183,6 @@ fathom_status fathom_engine_new(const fathom_model *model, const fathom_engine_o
 {
     *out = NULL;
     TRY(check_options(options, err));
-    session_use_threads(model);
     fathom_engine *e = calloc(1, sizeof *e);
     if (!e)
         return status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
@@ -422,14 +423,19 @@ static void compute(fathom_engine *e, int64_t count, int64_t wanted, bool decode
     e->stats.routable += rows;
 }
 
+static void draw(void *context, int64_t member, int seat)
+{
+    (void)seat;
+    fathom_engine *e = context;
+    engine_request_draw(e->member[member], e->logits + e->row[member] * e->model->m.config.vocab);
+}
+
 /* The next token of members [0, count), each from its row of logits: drawn side by side, told one after the other. */
 static void sample(fathom_engine *e, int64_t count)
 {
     const int64_t V = e->model->m.config.vocab;
     engine_request *const *member = e->member;
-#pragma omp parallel for schedule(dynamic) if (count > 1 && count * V > 4096)
-    for (int64_t i = 0; i < count; i++)
-        engine_request_draw(member[i], e->logits + e->row[i] * V);
+    pool_run(count * V > WORTH_SHARING ? e->model->m.kn.threads : 1, count, draw, e);
     for (int64_t i = 0; i < count; i++) {
         const int64_t before = member[i]->known;
         if (!member[i]->gone)
@@ -596,7 +602,6 @@ static void prefill(fathom_engine *e, bool alone)
 
 int64_t fathom_engine_step(fathom_engine *e)
 {
-    session_use_threads(e->model);
     e->stepping = true;
     sweep(e, &e->waiting);
     admit(e);

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/file.h"
+#include "base/pool.h"
 #include "model/budget.h"
 
 enum {
@@ -37,12 +38,6 @@ static fathom_status load_tokenizer(fathom_model *model, const char *path, fatho
     return FATHOM_OK;
 }
 
-void session_use_threads(const fathom_model *model)
-{
-    if (model->threads > 0)
-        threads_set(model->threads);
-}
-
 fathom_status session_tokenizer(const fathom_model *model, const tokenizer **out, fathom_error *err)
 {
     *out = model->tok;
@@ -54,13 +49,11 @@ fathom_status fathom_model_load(const char *dir, int threads, fathom_model **out
     *out = NULL;
     if (threads < 0 || threads > THREADS_MOST)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "threads: %d: must be 0 (all) to %d", threads, THREADS_MOST);
-    const int used = threads_set(threads);
     fathom_model *model = calloc(1, sizeof *model);
     char *path = path_join(dir, "tokenizer.json");
     fathom_status status = model && path ? FATHOM_OK : status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
     if (status == FATHOM_OK) {
-        model->threads = used;
-        const kernels kn = kernels_cpu();
+        const kernels kn = kernels_cpu(threads);
         status = model_load(&model->m, dir, &kn, err);
     }
     if (status == FATHOM_OK)
@@ -115,7 +108,6 @@ fathom_status fathom_session_new(const fathom_model *owner, int64_t max_tokens, 
     *out = NULL;
     const model *m = &owner->m;
     const int64_t limit = m->config.seq_len;
-    session_use_threads(owner);
     if (max_tokens < 0 || max_tokens > limit)
         return status_fail(err, FATHOM_INVALID_ARGUMENT, "max_tokens: %lld: the model was made for at most %lld",
                            (long long)max_tokens, (long long)limit);
@@ -177,7 +169,6 @@ fathom_status fathom_session_append(fathom_session *s, const int32_t *ids, size_
         if (ids[i] < 0 || ids[i] >= vocab)
             return status_fail(err, FATHOM_INVALID_ARGUMENT, "token %zu: id %d is outside the vocabulary of %lld", i,
                                (int)ids[i], (long long)vocab);
-    session_use_threads(s->model);
     kv_sequence *const sequence = &s->sequence;
     for (size_t done = 0; done < count;) {
         const int64_t left = (int64_t)(count - done), n = left < s->chunk ? left : s->chunk;

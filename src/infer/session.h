@@ -10,11 +10,8 @@ struct fathom_model {
     model m;
     tokenizer *tok;         /* NULL where there is none that this build reads, */
     fathom_error tok_error; /* and why */
-    int threads;            /* of each call that computes; 0: as many as the calling thread uses, where nobody has loaded it */
 };
 
-/* To be called first wherever the public API computes or makes room for what computes (a workspace has room for each thread): OpenMP keeps the number for each calling thread by itself. */
-void session_use_threads(const fathom_model *model);
 /* The tokenizer, borrowed, or the reason why there is none. */
 fathom_status session_tokenizer(const fathom_model *model, const tokenizer **out, fathom_error *err);
 

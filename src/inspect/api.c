@@ -42,7 +42,6 @@ fathom_status fathom_logits(const fathom_model *model, const int32_t *ids, size_
 {
     TRY(check(model, ids, count, given, 1, (size_t)model->m.config.seq_len, err));
     workspace *ws;
-    session_use_threads(model);
     TRY(workspace_new(&model->m, 1, (int64_t)count, WORKSPACE_FORWARD, &ws, err));
     transformer_logits(ws, routing_of(given), (int64_t)count, ids, logits);
     workspace_free(ws);
@@ -54,7 +53,6 @@ fathom_status fathom_loss(const fathom_model *model, const int32_t *ids, size_t 
 {
     *out = (fathom_loss_result){0};
     TRY(check(model, ids, count, given, 2, SIZE_MAX / sizeof *ids, err));
-    session_use_threads(model);
     const int64_t targets = (int64_t)count - 1, T = targets < model->m.config.seq_len ? targets : model->m.config.seq_len;
     const int64_t windows = (targets + T - 1) / T;
     const corpus_piece piece = {.ids = ids, .count = (int64_t)count};
@@ -101,7 +99,6 @@ fathom_status fathom_trace_new(const fathom_model *model, const int32_t *ids, si
 {
     *out = NULL;
     TRY(check(model, ids, count, given, 1, SIZE_MAX / sizeof *ids, err));
-    session_use_threads(model);
     fathom_trace *f = calloc(1, sizeof *f);
     if (!f)
         return status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");

@@ -4,8 +4,8 @@
  *
  * Conventions. Matrices are row-major fp32; a stride is the distance of rows in elements. Pointers are the backend's memory
  * (mem_*), except where a comment says host. Sizes are int64_t, indices int32_t. Accumulation, stated once: gradients of
- * parameters and of the residual stream are added to (+=), every other output is set (=). Results do not depend on anything
- * but the inputs and the number of threads. NaN in gives NaN out. No entry but mem_alloc allocates; temporary room comes
+ * parameters and of the residual stream are added to (+=), every other output is set (=). Results depend on the inputs alone,
+ * not on the number of threads. NaN in gives NaN out. No entry but mem_alloc allocates; temporary room comes
  * from `scratch`, whose size scratch_bytes tells beforehand.
  *
  * index: where an operation takes `index`, row i of its packed operand belongs to row index[i] of the residual stream; NULL
@@ -21,8 +21,8 @@ typedef struct kernels kernels;
 
 /* C [m, n] = alpha op(A) op(B) + beta C; op is the transpose where trans_* is set. op(A) is [m, k], op(B) [k, n];
  * lda, ldb, ldc are row strides of the matrices as stored. beta = 0 never reads C.
- * bf16: A and B are rounded to bfloat16 first (to nearest, ties to even), sums stay fp32; needs scratch, alpha 1, beta 0 or 1
- * and dense operands (lda, ldb as narrow as the matrix), and a backend whose `bf16` says yes. */
+ * bf16: A and B are rounded to bfloat16 first (to nearest, ties to even), sums stay fp32; needs alpha 1, beta 0 or 1 and dense
+ * operands (lda, ldb as narrow as the matrix), and a backend whose `bf16` says yes. */
 typedef struct gemm_args {
     bool trans_a, trans_b;
     int64_t m, n, k;
@@ -35,7 +35,7 @@ typedef struct gemm_args {
     float alpha, beta;
     bool bf16;
     const uint16_t *a16, *b16; /* bf16: A, B already rounded; NULL = round them into scratch */
-    void *scratch;             /* bf16 only */
+    void *scratch;
 } gemm_args;
 
 /* A matrix [rows, columns] that is only read, as it is stored: fp32, bfloat16 (the upper half of an fp32), or 8-bit integers
@@ -266,6 +266,7 @@ typedef struct kernel_sizes {
 struct kernels {
     const char *name;
     void *context; /* the backend's own; NULL on the CPU */
+    int threads;   /* that an operation uses, at least 1 */
 #define KERNEL_FIELD(result, name, parameters) result(*name) parameters;
     KERNEL_LIST(KERNEL_FIELD)
 #undef KERNEL_FIELD
@@ -273,18 +274,13 @@ struct kernels {
 
 /* Plain C, one thread; every entry filled. */
 kernels kernels_ref(void);
-/* The fast CPU backend: oneDNN (or CBLAS) matrix products, vectorised loops, OpenMP. */
-kernels kernels_cpu(void);
+/* The fast CPU backend: oneDNN (or CBLAS) matrix products, vectorised loops, the thread pool. threads: what each operation uses, 0
+ * (see threads_choose) to THREADS_MOST; results do not depend on it. */
+kernels kernels_cpu(int threads);
 /* The name of the first entry that is NULL, or NULL when the table is complete. */
 const char *kernels_missing(const kernels *kn);
 
-/* Threads of what the calling thread computes by the CPU backend and oneDNN, one pool: 0 (all processors) to THREADS_MOST. Returns the
- * number in force. */
-enum { THREADS_MOST = 4096 };
-int threads_set(int count);
-int threads_count(void);
-
-/* Reads x [n] on all threads as fast as memory delivers, and returns the sum so that it must: for measuring bandwidth. */
-float kernels_read_all(const float *x, int64_t n);
+/* Reads x [n] on kn's threads as fast as memory delivers, and returns the sum so that it must: for measuring bandwidth. */
+float kernels_read_all(const kernels *kn, const float *x, int64_t n);
 
 #endif

@@ -666,6 +666,7 @@ kernels kernels_ref(void)
         .mem_download = ref_mem_copy,
         .mem_copy = ref_mem_copy,
         .mem_zero = ref_mem_zero,
+        .threads = 1,
         .mem_host = ref_mem_host,
         .copy_rows = ref_copy_rows,
         .scratch_bytes = ref_scratch_bytes,

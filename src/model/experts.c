@@ -221,7 +221,7 @@ void experts_backward(const model_env *env, const layer_params *w, const layer_p
         shift[e] = (float)((double)(pass->scale * c->experts.balance_weight) * pressure(env, acts, pass, e) / (double)n);
     kn->expert_softmax_backward(kn, dp, acts->p, balanced ? shift : NULL, all, n);
     kn->gemm(kn, &(gemm_args){.m = all, .n = d, .k = n, .a = dp, .lda = n, .b = y, .ldb = d, .c = g->experts, .ldc = d, .alpha = 1,
-                              .beta = 1});
+                              .beta = 1, .scratch = env->scratch});
     kn->gemm(kn, &(gemm_args){.trans_a = true, .m = n, .n = d, .k = all, .a = dp, .lda = n, .b = w->experts, .ldb = d, .c = dy, .ldc = d,
-                              .alpha = 1, .beta = 1});
+                              .alpha = 1, .beta = 1, .scratch = env->scratch});
 }

@@ -27,11 +27,11 @@ void predictor_backward(const model_env *env, const predictor_shape *shape, cons
     const kernels *kn = env->kn;
     const int64_t d = env->config->dim, hidden = shape->hidden;
     kn->gemm(kn, &(gemm_args){.trans_a = true, .m = n, .n = hidden, .k = shape->outputs, .a = t->dlogit, .lda = n, .b = p->fc2,
-                              .ldb = hidden, .c = t->dhidden, .ldc = hidden, .alpha = 1});
+                              .ldb = hidden, .c = t->dhidden, .ldc = hidden, .alpha = 1, .scratch = env->scratch});
     for (int64_t o = 0; o < shape->outputs; o++)
         kn->rowdot_backward(kn, NULL, NULL, g->fc2 + o * hidden, g->fc2_bias + o, t->dlogit + o * n, t->hidden, p->fc2 + o * hidden, n,
                             hidden, env->scratch);
     kn->bias_silu_backward(kn, t->dhidden, g->fc1_bias, t->dhidden, t->pre, p->fc1_bias, n, hidden, env->scratch);
     kn->gemm(kn, &(gemm_args){.trans_a = true, .m = hidden, .n = d, .k = n, .a = t->dhidden, .lda = hidden, .b = x, .ldb = d,
-                              .c = g->fc1, .ldc = d, .alpha = 1, .beta = 1});
+                              .c = g->fc1, .ldc = d, .alpha = 1, .beta = 1, .scratch = env->scratch});
 }

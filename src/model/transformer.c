@@ -302,7 +302,7 @@ static void backward_stage(workspace *ws, const pass *p, int64_t stage)
     if (routed && decision->dlogit) /* aux and balancing losses read every row; their share of dw was added in the forward pass */
         kn->gemm(kn, &(gemm_args){.m = p->n, .n = c->dim, .k = 1, .a = decision->dlogit, .lda = 1,
                                   .b = ws->m->params.router[stage].router, .ldb = c->dim, .c = ws->dx, .ldc = c->dim, .alpha = 1,
-                                  .beta = 1});
+                                  .beta = 1, .scratch = ws->env.scratch});
 }
 
 pass_result transformer_train(workspace *ws, const model_params *grads, const train_input *in)

@@ -204,7 +204,7 @@ static void remove_run(const char *dir)
 static fathom_status train_model(const study_options *o, const study_run *run, const study_data *data, const char *dir, const char *result,
                                  const train_observer *observer, const volatile sig_atomic_t *stop, fathom_error *err)
 {
-    const kernels kn = kernels_cpu();
+    const kernels kn = kernels_cpu(o->threads);
     const train_options options = study_train_options(o, run);
     model m = {0};
     trainer *t = NULL;

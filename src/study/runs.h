@@ -23,6 +23,7 @@ typedef struct study_options {
     int64_t seeds; /* 1 .. seeds */
     int64_t seq_len, batch, vocab;
     double rate_factor; /* study_learning_rate */
+    int threads; /* threads_choose */
     bool bf16; /* only where the backend multiplies bfloat16: results say what was trained */
 } study_options;
 

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/file.h"
+#include "base/pool.h"
 #include "base/timing.h"
 #include "format/json.h"
 #include "kernels/kernels.h"
@@ -15,7 +16,7 @@ enum { STEPS = 3, MOST_FILE = 16 << 20 };
 /* The median of a few steps of one model after one that warms up; seconds. */
 static fathom_status time_steps(const study_options *o, const study_run *run, const study_data *data, double *seconds, fathom_error *err)
 {
-    const kernels kn = kernels_cpu();
+    const kernels kn = kernels_cpu(o->threads);
     const train_options options = study_train_options(o, run);
     double taken[STEPS];
     model m = {0};
@@ -125,7 +126,7 @@ static json_t *speeds_json(const study_options *o, timed_shape *shapes, int64_t 
         json_array_append_new(list, json_pack("{s:s, s:I, s:f, s:f}", "variant", shapes[i].kind.name, "width", (json_int_t)shapes[i].run.width,
                                               "ms_per_step", 1e3 * median, "tokens_per_s", (double)(o->batch * o->seq_len) / median));
     }
-    return json_pack("{s:i, s:s, s:I, s:I, s:i, s:o}", "threads", threads_count(), "dtype", o->bf16 ? "bf16" : "fp32", "batch",
+    return json_pack("{s:i, s:s, s:I, s:I, s:i, s:o}", "threads", threads_choose(o->threads), "dtype", o->bf16 ? "bf16" : "fp32", "batch",
                      (json_int_t)o->batch, "seq_len", (json_int_t)o->seq_len, "rounds", STUDY_SPEED_ROUNDS, "shapes", list);
 }
 

@@ -5,11 +5,12 @@
  * back. The one look-ahead, \s+(?!\S), stands behind white space, so that it never sees a chunk's end: a letter comes before. */
 #include "text/pieces.h"
 
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "kernels/kernels.h"
+#include "base/pool.h"
 #include "text/files.h"
 #include "text/split.h"
 
@@ -106,6 +107,7 @@ typedef struct source {
 
 typedef struct reader {
     const pieces_input *in;
+    pthread_mutex_t lock; /* of all below */
     size_t next_path, next_file; /* in->paths, folder */
     path_list folder;
     source *current; /* NULL between two files */
@@ -278,26 +280,34 @@ static fathom_status worker_init(worker *w, const pieces_input *in, const splitt
     return split_run_new(s, &w->run, err);
 }
 
-static void work(worker *w, reader *r, bool reports)
+typedef struct counting {
+    reader *r;
+    worker *workers;
+} counting;
+
+/* One worker's part: chunk after chunk, until none is left. */
+static void work(void *context, int64_t tile, int seat)
 {
+    (void)seat;
+    const counting *all = context;
+    reader *r = all->r;
+    worker *w = &all->workers[tile];
     for (;;) {
         chunk c;
-        bool any;
-#pragma omp critical(pieces_reader)
-        any = take_chunk(r, &c);
+        pthread_mutex_lock(&r->lock);
+        const bool any = take_chunk(r, &c);
+        pthread_mutex_unlock(&r->lock);
         if (!any)
             return;
         fathom_error error;
         const fathom_status status = count_chunk(w, c.text, c.bytes, &error);
-        int64_t done;
-#pragma omp critical(pieces_reader)
-        {
-            if (status != FATHOM_OK && r->status == FATHOM_OK)
-                r->status = status_fail(&r->error, status, "%s: %s", c.from->path, error.message);
-            source_release(c.from);
-            done = r->done += (int64_t)c.bytes;
-        }
-        if (reports && r->in->progress)
+        pthread_mutex_lock(&r->lock);
+        if (status != FATHOM_OK && r->status == FATHOM_OK)
+            r->status = status_fail(&r->error, status, "%s: %s", c.from->path, error.message);
+        source_release(c.from);
+        const int64_t done = r->done += (int64_t)c.bytes;
+        pthread_mutex_unlock(&r->lock);
+        if (tile == 0 && r->in->progress)
             r->in->progress(r->in->user, done);
     }
 }
@@ -311,19 +321,16 @@ static fathom_status pattern_splitter(piece_pattern pattern, splitter **out, fat
 
 fathom_status pieces_count(const pieces_input *in, piece_table *out, pieces_totals *totals, fathom_error *err)
 {
-    const int threads = threads_count();
-    reader r = {.in = in};
+    const int threads = threads_choose(in->threads);
+    reader r = {.in = in, .lock = PTHREAD_MUTEX_INITIALIZER};
     splitter *s = NULL;
     worker *workers = calloc((size_t)threads, sizeof *workers);
     *out = (piece_table){0};
     r.status = workers ? pattern_splitter(in->pattern, &s, &r.error) : status_fail(&r.error, FATHOM_OUT_OF_MEMORY, "out of memory");
     for (int i = 0; i < threads && r.status == FATHOM_OK; i++)
         r.status = worker_init(&workers[i], in, s, &r.error);
-    if (r.status == FATHOM_OK) {
-#pragma omp parallel for num_threads(threads) schedule(static, 1)
-        for (int i = 0; i < threads; i++)
-            work(&workers[i], &r, i == 0);
-    }
+    if (r.status == FATHOM_OK)
+        pool_run(threads, threads, work, &(counting){&r, workers});
     if (r.current)
         source_release(r.current);
     path_list_free(&r.folder);

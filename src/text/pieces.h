@@ -35,6 +35,7 @@ typedef struct pieces_input {
     const char *const *specials; /* terminated, not empty: they are cut out of the text, and are no pieces */
     size_t special_count;
     size_t chunk; /* bytes that a thread takes at a time, about; 0 = 1 MiB */
+    int threads;  /* threads_choose; the counts do not depend on it */
     void (*progress)(void *user, int64_t bytes); /* after a chunk; may be NULL. Called by one thread only */
     void *user;
 } pieces_input;
@@ -45,7 +46,7 @@ typedef struct pieces_totals {
     int64_t specials;             /* how often one was met */
 } pieces_totals;
 
-/* Counts on threads_count() threads; the counts do not depend on their number. Every file is a text by itself. A byte that is no part of
+/* Every file is a text by itself. A byte that is no part of
  * valid UTF-8 is a piece. On failure, whose message names the file, the table is empty. */
 fathom_status pieces_count(const pieces_input *in, piece_table *out, pieces_totals *totals, fathom_error *err);
 

@@ -5,7 +5,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <stdatomic.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/file.h"
+#include "base/pool.h"
 #include "text/corpus.h"
 #include "text/files.h"
 #include "text/shard.h"
@@ -191,38 +192,67 @@ static fathom_status write_file(sharding *s, const encoded *e, fathom_error *err
     return stream_add(s, &s->heldout, e, kept, count, &decoded, err);
 }
 
+/* What the threads share while they encode. */
+typedef struct encoding {
+    sharding *s;
+    pthread_mutex_t lock; /* of all below */
+    pthread_cond_t turn;
+    int64_t taken, written; /* files */
+    int64_t tokens;
+    fathom_status status;
+    fathom_error *err;
+} encoding;
+
+/* Writes file i when those before it are written: each is a running thread's. */
+static void write_in_turn(encoding *all, int64_t i, const encoded *e, fathom_status found, fathom_error *problem)
+{
+    sharding *s = all->s;
+    while (all->written < i)
+        pthread_cond_wait(&all->turn, &all->lock);
+    if (all->status == FATHOM_OK) {
+        if (found == FATHOM_OK)
+            found = write_file(s, e, problem);
+        if (found != FATHOM_OK)
+            all->status = status_fail(all->err, found, "%s", problem->message);
+        all->tokens += (int64_t)e->list.count;
+        s->bytes += path_size(s->sources[i].path);
+        if (found == FATHOM_OK && s->in->progress)
+            s->in->progress(s->in->user, s->bytes, s->all_bytes, all->tokens);
+    }
+    all->written++;
+    pthread_cond_broadcast(&all->turn);
+}
+
+/* One thread's part: file after file, until none is left. */
+static void encode_files(void *context, int64_t tile, int seat)
+{
+    (void)tile, (void)seat;
+    encoding *all = context;
+    sharding *s = all->s;
+    encoder *own = NULL;
+    encoded e = {0};
+    fathom_error problem;
+    const fathom_status made = encoder_new(s->in->tokenizer, &own, &problem);
+    pthread_mutex_lock(&all->lock);
+    while (all->taken < s->count && all->status == FATHOM_OK) {
+        const int64_t i = all->taken++;
+        pthread_mutex_unlock(&all->lock);
+        const fathom_status found = made == FATHOM_OK ? encode_file(s->in, &s->sources[i], own, &e, &problem) : made;
+        pthread_mutex_lock(&all->lock);
+        write_in_turn(all, i, &e, found, &problem);
+    }
+    pthread_mutex_unlock(&all->lock);
+    encoder_free(own);
+    id_list_free(&e.list);
+}
+
 static fathom_status write_all(sharding *s, fathom_error *err)
 {
-    fathom_status status = FATHOM_OK;
-    int64_t tokens = 0;
-    atomic_bool stop = false;
-#pragma omp parallel
-    {
-        encoder *own = NULL;
-        encoded e = {0};
-        fathom_error problem;
-        const fathom_status made = encoder_new(s->in->tokenizer, &own, &problem);
-#pragma omp for ordered schedule(dynamic, 1)
-        for (int64_t i = 0; i < s->count; i++) {
-            fathom_status found = made;
-            if (found == FATHOM_OK && !stop)
-                found = encode_file(s->in, &s->sources[i], own, &e, &problem);
-#pragma omp ordered
-            if (status == FATHOM_OK) {
-                if (found == FATHOM_OK)
-                    found = write_file(s, &e, &problem);
-                if (found != FATHOM_OK)
-                    status = status_fail(err, found, "%s", problem.message);
-                tokens += (int64_t)e.list.count;
-                s->bytes += path_size(s->sources[i].path);
-                if (found == FATHOM_OK && s->in->progress)
-                    s->in->progress(s->in->user, s->bytes, s->all_bytes, tokens);
-                stop = status != FATHOM_OK;
-            }
-        }
-        encoder_free(own);
-        id_list_free(&e.list);
-    }
+    encoding all = {.s = s, .lock = PTHREAD_MUTEX_INITIALIZER, .turn = PTHREAD_COND_INITIALIZER, .err = err};
+    const int threads = threads_choose(s->in->threads);
+    pool_run(threads, threads, encode_files, &all);
+    const int64_t tokens = all.tokens;
+    fathom_status status = all.status;
     if (status == FATHOM_OK && s->train.open)
         status = stream_close(&s->train, s->out, err);
     if (status == FATHOM_OK && s->heldout.open)

@@ -13,6 +13,7 @@ typedef struct sharding_input {
     const char *folder; /* made; must not exist, or be empty */
     int64_t shard_tokens;
     double heldout_fraction; /* of each file's tokens, at its end, into shards of their own */
+    int threads;             /* threads_choose */
     /* Called by one thread at a time, after each file; may be NULL. */
     void (*progress)(void *user, int64_t bytes, int64_t all_bytes, int64_t tokens);
     void *user;

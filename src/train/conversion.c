@@ -16,6 +16,7 @@ typedef struct moments {
     const kernels *kn;
     int64_t stage, d, n;
     float *square, *sum; /* the backend's memory */
+    void *scratch;
 } moments;
 
 static void gather_moments(void *user, int64_t stage, const route *r, int64_t B, int64_t T)
@@ -25,7 +26,7 @@ static void gather_moments(void *user, int64_t stage, const route *r, int64_t B,
     if (stage != of->stage)
         return;
     of->kn->gemm(of->kn, &(gemm_args){.trans_a = true, .m = d, .n = d, .k = n, .a = r->x, .lda = d, .b = r->x, .ldb = d, .c = of->square,
-                                      .ldc = d, .alpha = 1, .beta = 1});
+                                      .ldc = d, .alpha = 1, .beta = 1, .scratch = of->scratch});
     for (int64_t i = 0; i < n; i++)
         of->kn->add(of->kn, of->sum, r->x + i * d, d);
     of->n += n;
@@ -94,13 +95,14 @@ static fathom_status start_all(model *m, evaluator *e, const batcher *b, int64_t
     const kernels *kn = &m->kn;
     const int64_t d = m->config.dim;
     const size_t matrix = (size_t)(d * d), bytes = (matrix + (size_t)d) * sizeof(float);
+    void *scratch = kn->mem_alloc(kn, kn->scratch_bytes(kn, &(kernel_sizes){0}));
     float *device = kn->mem_alloc(kn, bytes), *host = malloc(matrix * sizeof *host);
     double *a = malloc((matrix + (size_t)d) * sizeof *a), sum = 0, squares = 0;
-    fathom_status status = device && host && a ? FATHOM_OK : status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
+    fathom_status status = device && scratch && host && a ? FATHOM_OK : status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
     for (int64_t s = 0; s < model_stages(&m->config) && status == FATHOM_OK; s++) {
         if (!model_stage_routed(&m->config, s))
             continue;
-        moments of = {.kn = kn, .stage = s, .d = d, .square = device, .sum = device + matrix};
+        moments of = {.kn = kn, .stage = s, .d = d, .square = device, .sum = device + matrix, .scratch = scratch};
         kn->mem_zero(kn, device, bytes);
         workspace_set_visitor(e->ws, gather_moments, &of);
         evaluation ignored;
@@ -115,6 +117,7 @@ static fathom_status start_all(model *m, evaluator *e, const batcher *b, int64_t
     const double routers = (double)model_routed_stages(&m->config);
     *mean = sum / routers;
     *deviation = sqrt(fmax(0, squares / routers - *mean * *mean));
+    kn->mem_free(kn, scratch);
     kn->mem_free(kn, device);
     free(host);
     free(a);

@@ -430,7 +430,7 @@ static void memory_has_a_bound(void **state)
     fathom_engine_options options = fathom_engine_defaults();
     fathom_engine *e;
     fathom_error err;
-    const kernels kn = kernels_cpu();
+    const kernels kn = kernels_cpu(0);
     options.max_active = 2;
     assert_int_equal(model_init(&owner.m, &c, WEIGHT_F32, &kn, &err), FATHOM_OK);
     assert_int_equal(fathom_engine_new(&owner, &options, &e, &err), FATHOM_OK);

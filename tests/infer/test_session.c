@@ -185,7 +185,7 @@ static fathom_model counting_model(void)
     c.tied = false;
     fathom_model owner = {0};
     fathom_error err;
-    const kernels kn = kernels_cpu();
+    const kernels kn = kernels_cpu(0);
     assert_int_equal(model_init(&owner.m, &c, WEIGHT_F32, &kn, &err), FATHOM_OK);
     assert_int_equal(tokenizer_bytes(&owner.tok, &err), FATHOM_OK);
     for (int i = 0; i < 256; i++) {

@@ -91,7 +91,7 @@ static void check(operation *op, const char *backend, double base)
 static void for_shapes(void (*fn)(const kernels *kn, int64_t n, int64_t d))
 {
     const int64_t edges[][2] = {{1, 1}, {1, 2}, {3, 17}, {5, 64}, {130, 33}, {700, 96}, {33, 129}, {2, 500}};
-    const kernels both[] = {kernels_ref(), kernels_cpu()};
+    const kernels both[] = {kernels_ref(), kernels_cpu(0)};
     for (int b = 0; b < 2; b++) {
         draws = 0;
         for (size_t i = 0; i < sizeof edges / sizeof *edges; i++)
@@ -566,7 +566,7 @@ static void paged_on(const kernels *kn, int64_t heads, int64_t kv_heads, int64_t
 static void paged_attention_cases(void **state)
 {
     (void)state;
-    const kernels both[] = {kernels_ref(), kernels_cpu()};
+    const kernels both[] = {kernels_ref(), kernels_cpu(0)};
     const int32_t ones[] = {0, 1, 2, 3}, lengths[] = {0, 1, 33, 33 + 700}, none[] = {0, 1, 1, 2}, parts[] = {0, 5, 5, 305};
     const int32_t kv[] = {0, 64, 64, 64 + 900};
     for (int b = 0; b < 2; b++) {
@@ -581,7 +581,7 @@ static void paged_attention_cases(void **state)
 static void attention_cases(void **state)
 {
     (void)state;
-    const kernels both[] = {kernels_ref(), kernels_cpu()};
+    const kernels both[] = {kernels_ref(), kernels_cpu(0)};
     for (int b = 0; b < 2; b++) {
         draws = 0;
         const int32_t one[] = {0, 1}, mixed[] = {0, 5, 5, 70, 71}, blocks[] = {0, 63, 127, 192}, longer[] = {0, 300};

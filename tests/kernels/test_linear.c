@@ -82,7 +82,7 @@ static void expect_close(const float *got, const float *want, const float *magni
 
 static void check_linear(weight_type type, int64_t n, int64_t in, int64_t out, bool add, bool by_row)
 {
-    const kernels ref = kernels_ref(), cpu = kernels_cpu();
+    const kernels ref = kernels_ref(), cpu = kernels_cpu(0);
     const kernel_sizes sizes = {.rows = n, .width = in, .linear_in = in, .packed = type != WEIGHT_F32, .heads = 1, .kv_heads = 1, .head_dim = 1};
     void *scratch = aligned_alloc(64, (cpu.scratch_bytes(&cpu, &sizes) + 63) / 64 * 64 + 64);
     float *x = normals(n * in), *w = normals(out * in), *scale = normals(out), *want = normals(n * out);
@@ -116,7 +116,7 @@ static void packed_products_are_within_their_bound(void **state)
 {
     (void)state;
     enum { IN = 300, OUT = 50 };
-    const kernels ref = kernels_ref(), cpu = kernels_cpu();
+    const kernels ref = kernels_ref(), cpu = kernels_cpu(0);
     float *x = normals(IN), *w = normals(OUT * IN), scale[OUT], exact[OUT], y[OUT];
     void *packed = malloc(OUT * IN * sizeof(float));
     ref.linear(&ref, &(linear_args){.n = 1, .in = IN, .out = OUT, .x = x, .w = {.data = w}, .y = exact});
@@ -156,7 +156,7 @@ static void linear_in_every_kind(void **state)
 /* A row's bits do not depend on the rows beside it: batched decoding gives what single tokens give. */
 static void rows_on(int64_t n, int64_t in, int64_t out)
 {
-    const kernels cpu = kernels_cpu();
+    const kernels cpu = kernels_cpu(0);
     float *x = normals(n * in), *w = normals(out * in), *scale = normals(out), *together = normals(n * out), *alone = normals(out);
     void *packed = malloc((size_t)(out * in) * sizeof(float));
     const kernel_sizes sizes = {.rows = n, .width = in, .linear_in = in, .packed = true, .heads = 1, .kv_heads = 1, .head_dim = 1};
@@ -216,7 +216,7 @@ static guarded guarded_block(size_t bytes)
 /* widest: columns of the widest matrix that the scratch is for. */
 static void stays_inside(weight_type type, int64_t n, int64_t in, int64_t out, bool by_row, int64_t widest)
 {
-    const kernels cpu = kernels_cpu();
+    const kernels cpu = kernels_cpu(0);
     const size_t bytes = (size_t)(out * in) * (type == WEIGHT_F32 ? 4 : type == WEIGHT_BF16 ? 2 : 1);
     const kernel_sizes sizes = {.rows = n, .width = in, .linear_in = widest, .packed = true, .heads = 1, .kv_heads = 1, .head_dim = 1};
     guarded x = guarded_block((size_t)(n * in) * sizeof(float)), w = guarded_block(bytes), y = guarded_block((size_t)(n * out) * sizeof(float));
@@ -249,7 +249,7 @@ static void nothing_beyond_the_operands(void **state)
 static void bf16_products(void **state)
 {
     (void)state;
-    const kernels ref = kernels_ref(), cpu = kernels_cpu();
+    const kernels ref = kernels_ref(), cpu = kernels_cpu(0);
     if (!cpu.bf16(&cpu)) {
         print_message("no bf16 products on this processor\n");
         skip();

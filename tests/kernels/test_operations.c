@@ -4,7 +4,8 @@
 static void gemm_cases(void **state)
 {
     (void)state;
-    const kernels both[] = {kernels_ref(), kernels_cpu()};
+    const kernels both[] = {kernels_ref(), kernels_cpu(0)};
+    void *scratch = scratch_for(&both[1], 1, 1, 1);
     for (int b = 0; b < 2; b++)
         for (int kind = 0; kind < 24; kind++) {
             const int64_t m = kind < 4 ? 1 : pick(1, 90), n = pick(1, 90), k = kind >= 4 && kind < 8 ? 1 : pick(1, 90);
@@ -19,7 +20,7 @@ static void gemm_cases(void **state)
             for (int64_t i = 0; i < ldc * m; i++)
                 before[i] = C[i] = beta != 0 ? (float)normal() : NAN; /* beta 0 must not read C */
             both[b].gemm(&both[b], &(gemm_args){.trans_a = ta, .trans_b = tb, .m = m, .n = n, .k = k, .a = A, .lda = lda, .b = B,
-                                                .ldb = ldb, .c = C, .ldc = ldc, .alpha = alpha, .beta = beta});
+                                                .ldb = ldb, .c = C, .ldc = ldc, .alpha = alpha, .beta = beta, .scratch = scratch});
             for (int64_t i = 0; i < m; i++) {
                 for (int64_t j = 0; j < n; j++) {
                     double sum = beta != 0 ? 2 * (double)before[i * ldc + j] : 0;
@@ -34,12 +35,13 @@ static void gemm_cases(void **state)
             release(C, ldc * m);
             release(before, ldc * m);
         }
+    free(scratch);
 }
 
 static void rope_cases(void **state)
 {
     (void)state;
-    const kernels both[] = {kernels_ref(), kernels_cpu()};
+    const kernels both[] = {kernels_ref(), kernels_cpu(0)};
     enum { N = 7, H = 3, DH = 10, STRIDE = H * DH + 4 };
     float table[50 * DH], x[N * STRIDE], before[N * STRIDE];
     int32_t position[N];
@@ -77,7 +79,7 @@ static int by_value(const void *a, const void *b)
 static void topk_cases(void **state)
 {
     (void)state;
-    const kernels both[] = {kernels_ref(), kernels_cpu()};
+    const kernels both[] = {kernels_ref(), kernels_cpu(0)};
     for (int b = 0; b < 2; b++)
         for (int kind = 0; kind < 60; kind++) {
             const int64_t B = pick(1, 4), T = kind < 5 ? 1 : pick(1, 200), k = kind % 3 == 0 ? 1 : kind % 3 == 1 ? T : pick(1, T);
@@ -164,7 +166,7 @@ static void balance_cases(void **state)
 {
     (void)state;
     enum { N = 57 };
-    const kernels both[] = {kernels_ref(), kernels_cpu()};
+    const kernels both[] = {kernels_ref(), kernels_cpu(0)};
     const double c = 0.3;
     for (int b = 0; b < 2; b++) {
         float z[N], gradient[N];
@@ -201,7 +203,7 @@ static void balance_cases(void **state)
 static void adamw_cases(void **state)
 {
     (void)state;
-    const kernels both[] = {kernels_ref(), kernels_cpu()};
+    const kernels both[] = {kernels_ref(), kernels_cpu(0)};
     for (int b = 0; b < 2; b++) {
         enum { N = 1003 };
         static float p[N], g[N], m[N], v[N];
@@ -232,7 +234,7 @@ static void adamw_cases(void **state)
 static void special_values(void **state)
 {
     (void)state;
-    const kernels both[] = {kernels_ref(), kernels_cpu()};
+    const kernels both[] = {kernels_ref(), kernels_cpu(0)};
     for (int b = 0; b < 2; b++) {
         const kernels *kn = &both[b];
         float x[40], w[40], out[40], lse[40], loss_out[2];
@@ -273,7 +275,7 @@ static void tables_are_complete(void **state)
     (void)state;
     kernels kn = kernels_ref();
     assert_null(kernels_missing(&kn));
-    kn = kernels_cpu();
+    kn = kernels_cpu(0);
     assert_null(kernels_missing(&kn));
     kn.bce = NULL;
     assert_string_equal(kernels_missing(&kn), "bce");

@@ -199,7 +199,7 @@ static void backends_agree(void **state)
         assert_true(norm > 0 && sqrt(difference / norm) < 1e-5);
         free(fast.grads);
         free(plain.grads);
-        m.kn = kernels_cpu();
+        m.kn = kernels_cpu(0);
         model_free(&m);
     }
 }
@@ -250,7 +250,7 @@ static void counting_attention(const kernels *kn, const attention_args *a)
 static void flops_equal_the_formula(void **state)
 {
     (void)state;
-    real = kernels_cpu();
+    real = kernels_cpu(0);
     for (int kind = 0; kind < TINY_VARIANTS; kind++) {
         const model_config c = tiny_variant_config(&tiny_variants[kind]);
         /* the plan counts token-choice's places as taken, and dense keys as seen by half the queries */

@@ -155,7 +155,7 @@ static inline model tiny_model(const model_config *c, uint64_t seed)
 {
     model m;
     fathom_error err;
-    const kernels kn = kernels_cpu();
+    const kernels kn = kernels_cpu(0);
     if (model_init(&m, c, WEIGHT_F32, &kn, &err) != FATHOM_OK)
         fail_msg("%s", err.message);
     tiny_fill(&m, seed);

@@ -324,10 +324,10 @@ static void counts_do_not_depend_on_threads(void **state)
             pieces_input in = {.paths = (const char *const[]){"one.txt", "two.txt"}, .path_count = 2, .pattern = (piece_pattern)pattern,
                                .specials = specials, .special_count = seed % 4, .chunk = SIZE_MAX / 2};
             pieces_totals totals, again;
-            threads_set(1);
+            in.threads = 1;
             char *whole = counted(&in, &totals);
             for (int threads = 1; threads <= 5; threads += 2) {
-                threads_set(threads);
+                in.threads = threads;
                 for (in.chunk = 1; in.chunk < 200; in.chunk += 1 + 2 * in.chunk) {
                     char *list = counted(&in, &again);
                     assert_string_equal(list, whole);
@@ -338,7 +338,6 @@ static void counts_do_not_depend_on_threads(void **state)
             free(whole);
         }
     }
-    threads_set(0);
 }
 
 /* One thread, one chunk against pre-tokenization itself. */
@@ -506,7 +505,6 @@ static void memory_that_runs_out_is_said(void **state)
     assert_int_equal(mkdir("folder", 0700), 0);
     put_text("folder/a.txt", "the cat sat on the mat and that was that <x> then the rat ran to the cat");
     put_text("folder/b.txt", "what the hat has that a bat has not");
-    threads_set(1);
     int64_t k = 0;
     for (bool done = false; !done; k++) {
         fathom_error err;
@@ -518,7 +516,6 @@ static void memory_that_runs_out_is_said(void **state)
         assert_int_equal(status, done ? FATHOM_OK : FATHOM_OUT_OF_MEMORY);
     }
     assert_true(k > 50);
-    threads_set(0);
 }
 
 int main(void)

@@ -78,7 +78,7 @@ static model converted(const model_config *c, const char *folder, double *mean, 
 {
     model m;
     fathom_error err;
-    const kernels kn = kernels_cpu();
+    const kernels kn = kernels_cpu(0);
     if (model_init(&m, c, WEIGHT_F32, &kn, &err) != FATHOM_OK || model_randomize(&m, 3, &err) != FATHOM_OK ||
         model_read_folder(&m, folder, true, &err) != FATHOM_OK || conversion_start_routers(&m, &part, 4000, 16, mean, deviation, &err) != FATHOM_OK)
         fail_msg("%s", err.message);
@@ -119,7 +119,7 @@ static void the_first_step_is_the_plain_models(void **state)
 
 static void expect_refused(const model_config *c, const char *folder, bool adds_routers, const char *name)
 {
-    const kernels kn = kernels_cpu();
+    const kernels kn = kernels_cpu(0);
     fathom_error err;
     model m;
     assert_int_equal(model_init(&m, c, WEIGHT_F32, &kn, &err), FATHOM_OK);

@@ -500,7 +500,7 @@ static void accumulation_equals_a_larger_batch(void **state)
 static void bf16_learns_as_fp32_does(void **state)
 {
     (void)state;
-    const kernels kn = kernels_cpu();
+    const kernels kn = kernels_cpu(0);
     if (!kn.bf16(&kn))
         skip();
     for (int routed = 0; routed < 2; routed++) {

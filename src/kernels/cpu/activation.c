@@ -2,11 +2,20 @@
  * silu'(g) = s (1 + g (1 - s)). */
 #include "kernels/cpu/cpu.h"
 
-CLONES static void swiglu_rows(float *out, const float *gate_up, int64_t f, int64_t begin, int64_t end)
+typedef struct swiglu_call {
+    float *out, *dgate_up;
+    const float *dout, *gate_up;
+    int64_t f;
+} swiglu_call;
+
+CLONES static void swiglu_rows(const void *context, int64_t chunk, int64_t begin, int64_t end)
 {
+    (void)chunk;
+    const swiglu_call *a = context;
+    const int64_t f = a->f;
     for (int64_t i = begin; i < end; i++) {
-        const float *restrict g = gate_up + i * 2 * f, *restrict u = g + f;
-        float *restrict o = out + i * f;
+        const float *restrict g = a->gate_up + i * 2 * f, *restrict u = g + f;
+        float *restrict o = a->out + i * f;
 #pragma omp simd
         for (int64_t j = 0; j < f; j++)
             o[j] = g[j] * sigmoid_fast(g[j]) * u[j];
@@ -15,19 +24,17 @@ CLONES static void swiglu_rows(float *out, const float *gate_up, int64_t f, int6
 
 void cpu_swiglu_forward(const kernels *kn, float *out, const float *gate_up, int64_t n, int64_t f)
 {
-    (void)kn;
-    const int64_t chunks = chunk_count(n, f);
-#pragma omp parallel for if (chunks > 1)
-    for (int64_t c = 0; c < chunks; c++)
-        swiglu_rows(out, gate_up, f, chunk_begin(n, c, chunks), chunk_begin(n, c + 1, chunks));
+    cpu_chunks(kn, n, f, swiglu_rows, &(swiglu_call){.out = out, .gate_up = gate_up, .f = f});
 }
 
-CLONES static void swiglu_backward_rows(float *dgate_up, const float *dout, const float *gate_up, int64_t f,
-                                        int64_t begin, int64_t end)
+CLONES static void swiglu_backward_rows(const void *context, int64_t chunk, int64_t begin, int64_t end)
 {
+    (void)chunk;
+    const swiglu_call *a = context;
+    const int64_t f = a->f;
     for (int64_t i = begin; i < end; i++) {
-        const float *g = gate_up + i * 2 * f, *u = g + f, *o = dout + i * f;
-        float *dg = dgate_up + i * 2 * f, *du = dg + f; /* may be g and u */
+        const float *g = a->gate_up + i * 2 * f, *u = g + f, *o = a->dout + i * f;
+        float *dg = a->dgate_up + i * 2 * f, *du = dg + f; /* may be g and u */
 #pragma omp simd
         for (int64_t j = 0; j < f; j++) {
             const float gj = g[j], uj = u[j], s = sigmoid_fast(gj);
@@ -40,19 +47,24 @@ CLONES static void swiglu_backward_rows(float *dgate_up, const float *dout, cons
 void cpu_swiglu_backward(const kernels *kn, float *dgate_up, const float *dout, const float *gate_up, int64_t n,
                          int64_t f)
 {
-    (void)kn;
-    const int64_t chunks = chunk_count(n, f);
-#pragma omp parallel for if (chunks > 1)
-    for (int64_t c = 0; c < chunks; c++)
-        swiglu_backward_rows(dgate_up, dout, gate_up, f, chunk_begin(n, c, chunks), chunk_begin(n, c + 1, chunks));
+    cpu_chunks(kn, n, f, swiglu_backward_rows, &(swiglu_call){.dgate_up = dgate_up, .dout = dout, .gate_up = gate_up, .f = f});
 }
 
-CLONES static void bias_silu_rows(float *out, const float *pre, const float *restrict bias, int64_t p, int64_t begin,
-                                  int64_t end)
+typedef struct bias_silu_call {
+    float *out, *dpre, *partial; /* partial: sums of dbias, a row a chunk */
+    const float *dout, *pre, *bias;
+    int64_t p;
+} bias_silu_call;
+
+CLONES static void bias_silu_rows(const void *context, int64_t chunk, int64_t begin, int64_t end)
 {
+    (void)chunk;
+    const bias_silu_call *a = context;
+    const float *restrict bias = a->bias;
+    const int64_t p = a->p;
     for (int64_t i = begin; i < end; i++) {
-        const float *restrict x = pre + i * p;
-        float *restrict o = out + i * p;
+        const float *restrict x = a->pre + i * p;
+        float *restrict o = a->out + i * p;
 #pragma omp simd
         for (int64_t j = 0; j < p; j++) {
             const float z = x[j] + bias[j];
@@ -63,20 +75,19 @@ CLONES static void bias_silu_rows(float *out, const float *pre, const float *res
 
 void cpu_bias_silu_forward(const kernels *kn, float *out, const float *pre, const float *bias, int64_t n, int64_t p)
 {
-    (void)kn;
-    const int64_t chunks = chunk_count(n, p);
-#pragma omp parallel for if (chunks > 1)
-    for (int64_t c = 0; c < chunks; c++)
-        bias_silu_rows(out, pre, bias, p, chunk_begin(n, c, chunks), chunk_begin(n, c + 1, chunks));
+    cpu_chunks(kn, n, p, bias_silu_rows, &(bias_silu_call){.out = out, .pre = pre, .bias = bias, .p = p});
 }
 
-CLONES static void bias_silu_backward_rows(float *dpre, float *restrict dbias, const float *dout, const float *pre,
-                                           const float *restrict bias, int64_t p, int64_t begin, int64_t end)
+CLONES static void bias_silu_backward_rows(const void *context, int64_t chunk, int64_t begin, int64_t end)
 {
+    const bias_silu_call *a = context;
+    const float *restrict bias = a->bias;
+    const int64_t p = a->p;
+    float *restrict dbias = a->partial + chunk * p;
     memset(dbias, 0, (size_t)p * sizeof *dbias);
     for (int64_t i = begin; i < end; i++) {
-        const float *x = pre + i * p, *o = dout + i * p;
-        float *dx = dpre + i * p; /* may be o */
+        const float *x = a->pre + i * p, *o = a->dout + i * p;
+        float *dx = a->dpre + i * p; /* may be o */
 #pragma omp simd
         for (int64_t j = 0; j < p; j++) {
             const float z = x[j] + bias[j], s = sigmoid_fast(z), dz = o[j] * s * (1 + z * (1 - s));
@@ -89,12 +100,7 @@ CLONES static void bias_silu_backward_rows(float *dpre, float *restrict dbias, c
 void cpu_bias_silu_backward(const kernels *kn, float *dpre, float *dbias, const float *dout, const float *pre,
                             const float *bias, int64_t n, int64_t p, void *scratch)
 {
-    (void)kn;
-    const int64_t chunks = chunk_count(n, p);
-    float *partial = scratch;
-#pragma omp parallel for if (chunks > 1)
-    for (int64_t c = 0; c < chunks; c++)
-        bias_silu_backward_rows(dpre, partial + c * p, dout, pre, bias, p, chunk_begin(n, c, chunks),
-                                chunk_begin(n, c + 1, chunks));
-    add_partials(dbias, partial, chunks, p);
+    cpu_chunks(kn, n, p, bias_silu_backward_rows,
+               &(bias_silu_call){.dpre = dpre, .partial = scratch, .dout = dout, .pre = pre, .bias = bias, .p = p});
+    add_partials(dbias, scratch, chunk_count(n, p), p);
 }

@@ -7,9 +7,7 @@
  * columns of dk and dv, so nothing needs an atomic and sums have one order. */
 #include "kernels/cpu/cpu.h"
 
-#include <omp.h>
-
-enum { QUERY_BLOCK = 128, QUERY_SPAN = 256, KEY_BLOCK = 512, FEW_QUERIES = 2, ROWS_AHEAD = 32, SHARES = 8 };
+enum { QUERY_BLOCK = 128, QUERY_SPAN = 256, KEY_BLOCK = 512, FEW_QUERIES = 2, ROWS_AHEAD = 32 };
 
 typedef struct sequence_view {
     int64_t s;     /* which sequence */
@@ -47,17 +45,26 @@ enum { SCORES = 2 * QUERY_BLOCK * KEY_BLOCK };
 static size_t room_floats(int64_t keys, int64_t heads, int64_t dh)
 {
     const size_t blocks = SCORES + 2 * (size_t)KEY_BLOCK * (size_t)dh, rows = (size_t)(heads * (keys + 16));
-    return blocks > rows ? blocks : rows;
+    return ((blocks > rows ? blocks : rows) + 15) / 16 * 16; /* every thread's room begins with a cache line */
 }
 
-static float *room(const attention_args *a, int64_t keys)
+size_t cpu_attention_scratch(const kernels *kn, const kernel_sizes *s)
 {
-    return (float *)a->scratch + (size_t)omp_get_thread_num() * room_floats(keys, a->heads, a->head_dim);
+    return (size_t)kn->threads * room_floats(s->keys, s->heads, s->head_dim) * sizeof(float);
 }
 
-size_t cpu_attention_scratch(const kernel_sizes *s)
+/* What the tiles of one call know. */
+typedef struct attention_call {
+    const attention_args *args;
+    int64_t keys;  /* the most that a sequence has */
+    int64_t spans; /* forward: of the longest sequence's queries */
+    int64_t parts; /* forward, few queries: of a sequence's heads */
+} attention_call;
+
+static float *room(const attention_call *c, int seat)
 {
-    return (size_t)omp_get_max_threads() * room_floats(s->keys, s->heads, s->head_dim) * sizeof(float);
+    const attention_args *a = c->args;
+    return (float *)a->scratch + (size_t)seat * room_floats(c->keys, a->heads, a->head_dim);
 }
 
 /* One row of scores, n of them visible, becomes exp(score - top); returns the sum. */
@@ -234,7 +241,7 @@ static key_run key_block(const attention_args *a, const sequence_view *s, int64_
 }
 
 /* QUERY_SPAN queries from `begin` on. Block of keys by block of keys, so that one is fetched once for all of them. */
-static void forward_span(const kernels *kn, const attention_args *a, const sequence_view *s, int64_t head, int64_t begin,
+static void forward_span(const attention_args *a, const sequence_view *s, int64_t head, int64_t begin,
                          float *scores)
 {
     const int64_t block = query_block(s), count = min64(QUERY_SPAN, s->m - begin);
@@ -249,12 +256,12 @@ static void forward_span(const kernels *kn, const attention_args *a, const seque
             const visible_keys visible = visible_from(a, s, begin + i, at);
             if (n <= 0)
                 continue;
-            cpu_gemm(kn, &(gemm_args){.trans_b = true, .m = rows, .n = n, .k = dh,
+            cpu_gemm_one(&(gemm_args){.trans_b = true, .m = rows, .n = n, .k = dh,
                                       .a = a->q + (q_row + i) * a->q_stride + head * dh, .lda = a->q_stride,
                                       .b = kv.k, .ldb = a->kv_stride, .c = scores, .ldc = n,
                                       .alpha = a->scale});
             softmax_block(&r[i / block], scores, rows, n, &visible, at == 0, out + i * out_stride, out_stride, dh);
-            cpu_gemm(kn, &(gemm_args){.m = rows, .n = dh, .k = n, .a = scores, .lda = n, .b = kv.v, .ldb = a->kv_stride,
+            cpu_gemm_one(&(gemm_args){.m = rows, .n = dh, .k = n, .a = scores, .lda = n, .b = kv.v, .ldb = a->kv_stride,
                                       .c = out + i * out_stride, .ldc = out_stride, .alpha = 1, .beta = at > 0});
         }
     }
@@ -266,26 +273,36 @@ static void forward_span(const kernels *kn, const attention_args *a, const seque
     }
 }
 
-/* How many parts the heads of a sequence are divided into: out of pages as few as keep the threads busy with sequences that differ in length. */
-static int64_t head_parts(const attention_args *a)
+/* How many parts the heads of a sequence are divided into. Heads of a page follow each other in memory, so fewer parts read it
+ * better; many sequences are tiles enough. */
+static int64_t head_parts(const attention_args *a, int64_t keys)
 {
-    const int64_t threads = omp_get_max_threads();
-    const int64_t wanted = a->sequences == 1 ? threads : (SHARES * threads + a->sequences - 1) / a->sequences;
-    return a->page ? min64(wanted, a->heads) : a->heads;
+    enum { WORTHWHILE = 16384, TILES = 32 }; /* keys and values of a tile, in floats; tiles of a call */
+    const int64_t floats = 2 * keys * a->head_dim * a->heads, wanted = min64(floats / WORTHWHILE, TILES / a->sequences);
+    return wanted < 1 ? 1 : min64(wanted, a->heads);
 }
 
-/* A few queries of each sequence: decoding. */
-static void forward_few(const attention_args *a, int64_t keys)
+/* A few queries of some heads of a sequence: decoding. */
+static void few_tile(void *context, int64_t tile, int seat)
 {
-    const int64_t parts = head_parts(a), tasks = a->sequences * parts, share = tasks / omp_get_max_threads();
-    const int64_t chunk = a->sequences == 1 ? share : share / SHARES;
-#pragma omp parallel for schedule(dynamic, chunk > 0 ? chunk : 1) if (tasks > 1 && keys * a->sequences * a->heads > 256)
-    for (int64_t task = 0; task < tasks; task++) {
-        const sequence_view s = view(a, task / parts);
-        for (int64_t i = 0; i < s.m; i++)
-            attend_once(a, &s, s.q0 + i, chunk_begin(a->heads, task % parts, parts), chunk_begin(a->heads, task % parts + 1, parts),
-                        seen_by(a, &s, i), room(a, keys));
-    }
+    const attention_call *c = context;
+    const attention_args *a = c->args;
+    const sequence_view s = view(a, tile / c->parts);
+    const int64_t part = tile % c->parts, first = chunk_begin(a->heads, part, c->parts), end = chunk_begin(a->heads, part + 1, c->parts);
+    for (int64_t i = 0; i < s.m; i++)
+        attend_once(a, &s, s.q0 + i, first, end, seen_by(a, &s, i), room(c, seat));
+}
+
+static void forward_tile(void *context, int64_t tile, int seat)
+{
+    const attention_call *c = context;
+    const attention_args *a = c->args;
+    /* longest first, so that the last to finish is a short one */
+    const int64_t span = c->spans - 1 - tile / (a->sequences * a->heads);
+    const int64_t s = tile / a->heads % a->sequences, head = tile % a->heads;
+    const sequence_view v = view(a, s);
+    if (span * QUERY_SPAN < v.m)
+        forward_span(a, &v, head, span * QUERY_SPAN, room(c, seat));
 }
 
 void cpu_attention_forward(const kernels *kn, const attention_args *a)
@@ -296,19 +313,14 @@ void cpu_attention_forward(const kernels *kn, const attention_args *a)
         longest = v.m > longest ? v.m : longest;
         keys = v.n > keys ? v.n : keys;
     }
-    const int64_t spans = (longest + QUERY_SPAN - 1) / QUERY_SPAN, tasks = a->sequences * a->heads * spans;
+    attention_call c = {.args = a, .keys = keys};
+    const int threads = cpu_threads_for(kn, longest * keys * a->sequences * a->heads * a->head_dim);
     if (longest <= FEW_QUERIES) {
-        forward_few(a, keys);
-        return;
-    }
-#pragma omp parallel for schedule(dynamic) if (tasks > 1 && longest * keys * a->sequences > 1024)
-    for (int64_t task = 0; task < tasks; task++) {
-        /* longest first, so that the last to finish is a short one */
-        const int64_t span = spans - 1 - task / (a->sequences * a->heads);
-        const int64_t s = task / a->heads % a->sequences, head = task % a->heads;
-        const sequence_view v = view(a, s);
-        if (span * QUERY_SPAN < v.m)
-            forward_span(kn, a, &v, head, span * QUERY_SPAN, room(a, keys));
+        c.parts = head_parts(a, keys);
+        pool_run(threads, a->sequences * c.parts, few_tile, &c);
+    } else {
+        c.spans = (longest + QUERY_SPAN - 1) / QUERY_SPAN;
+        pool_run(threads, a->sequences * a->heads * c.spans, forward_tile, &c);
     }
 }
 
@@ -352,25 +364,25 @@ typedef struct tile {
     bool first_keys, first_queries; /* set dq; set dk and dv */
 } tile;
 
-static void backward_tile(const kernels *kn, const attention_args *a, const tile *t, float *scores, float *dscores)
+static void backward_tile(const attention_args *a, const tile *t, float *scores, float *dscores)
 {
     const int64_t dh = a->head_dim, stride = a->heads * dh, m = t->rows, n = t->keys;
     const float beta = t->first_queries ? 0 : 1;
-    cpu_gemm(kn, &(gemm_args){.trans_b = true, .m = m, .n = n, .k = dh, .a = t->q, .lda = a->q_stride, .b = t->k,
+    cpu_gemm_one(&(gemm_args){.trans_b = true, .m = m, .n = n, .k = dh, .a = t->q, .lda = a->q_stride, .b = t->k,
                               .ldb = a->kv_stride, .c = scores, .ldc = n, .alpha = a->scale});
-    cpu_gemm(kn, &(gemm_args){.trans_b = true, .m = m, .n = n, .k = dh, .a = t->dout, .lda = stride, .b = t->v,
+    cpu_gemm_one(&(gemm_args){.trans_b = true, .m = m, .n = n, .k = dh, .a = t->dout, .lda = stride, .b = t->v,
                               .ldb = a->kv_stride, .c = dscores, .ldc = n, .alpha = 1});
     score_gradients(scores, dscores, m, n, &t->visible, t->lse, a->heads, t->delta);
-    cpu_gemm(kn, &(gemm_args){.trans_a = true, .m = n, .n = dh, .k = m, .a = scores, .lda = n, .b = t->dout,
+    cpu_gemm_one(&(gemm_args){.trans_a = true, .m = n, .n = dh, .k = m, .a = scores, .lda = n, .b = t->dout,
                               .ldb = stride, .c = t->dv, .ldc = a->kv_stride, .alpha = 1, .beta = beta});
-    cpu_gemm(kn, &(gemm_args){.trans_a = true, .m = n, .n = dh, .k = m, .a = dscores, .lda = n, .b = t->q,
+    cpu_gemm_one(&(gemm_args){.trans_a = true, .m = n, .n = dh, .k = m, .a = dscores, .lda = n, .b = t->q,
                               .ldb = a->q_stride, .c = t->dk, .ldc = a->kv_stride, .alpha = a->scale, .beta = beta});
-    cpu_gemm(kn, &(gemm_args){.m = m, .n = dh, .k = n, .a = dscores, .lda = n, .b = t->k, .ldb = a->kv_stride, .c = t->dq,
+    cpu_gemm_one(&(gemm_args){.m = m, .n = dh, .k = n, .a = dscores, .lda = n, .b = t->k, .ldb = a->kv_stride, .c = t->dq,
                               .ldc = a->q_stride, .alpha = a->scale, .beta = t->first_keys ? 0 : 1});
 }
 
 /* Block of keys by block of keys, so that one, with its gradients, stays in the cache while the queries that see it go by. */
-static void backward_head(const kernels *kn, const attention_args *a, const sequence_view *s, int64_t head, bool first,
+static void backward_head(const attention_args *a, const sequence_view *s, int64_t head, bool first,
                           float *scores)
 {
     const int64_t block = query_block(s), last = (s->m - 1) / block * block, dh = a->head_dim, stride = a->heads * dh;
@@ -391,43 +403,49 @@ static void backward_head(const kernels *kn, const attention_args *a, const sequ
                             .lse = a->lse + row * a->heads + head, .delta = delta,
                             .dq = a->dq + row * a->q_stride + head * dh, .dk = a->dk + from, .dv = a->dv + from,
                             .first_keys = at == 0, .first_queries = first && begin == last && !a->q_position};
-            backward_tile(kn, a, &t, scores, dscores);
+            backward_tile(a, &t, scores, dscores);
         }
+}
+
+static void backward_heads(void *context, int64_t tile, int seat)
+{
+    const attention_call *c = context;
+    const attention_args *a = c->args;
+    const int64_t group = a->heads / a->kv_heads, kv_head = tile % a->kv_heads;
+    const sequence_view v = view(a, tile / a->kv_heads);
+    if (a->q_position) /* nobody may see the last keys */
+        for (int64_t i = 0; i < v.n; i++) {
+            const int64_t at = (v.k0 + i) * a->kv_stride + kv_head * a->head_dim;
+            memset(a->dk + at, 0, (size_t)a->head_dim * sizeof(float));
+            memset(a->dv + at, 0, (size_t)a->head_dim * sizeof(float));
+        }
+    for (int64_t j = 0; v.m > 0 && j < group; j++)
+        backward_head(a, &v, kv_head * group + j, j == 0, room(c, seat));
 }
 
 void cpu_attention_backward(const kernels *kn, const attention_args *a)
 {
-    const int64_t group = a->heads / a->kv_heads, tasks = a->sequences * a->kv_heads;
-    int64_t keys = 0;
+    attention_call c = {.args = a};
     for (int64_t s = 0; s < a->sequences; s++)
-        keys = view(a, s).n > keys ? view(a, s).n : keys;
-#pragma omp parallel for schedule(dynamic) if (tasks > 1)
-    for (int64_t task = 0; task < tasks; task++) {
-        const int64_t kv_head = task % a->kv_heads;
-        const sequence_view v = view(a, task / a->kv_heads);
-        if (a->q_position) /* nobody may see the last keys */
-            for (int64_t i = 0; i < v.n; i++) {
-                const int64_t at = (v.k0 + i) * a->kv_stride + kv_head * a->head_dim;
-                memset(a->dk + at, 0, (size_t)a->head_dim * sizeof(float));
-                memset(a->dv + at, 0, (size_t)a->head_dim * sizeof(float));
-            }
-        for (int64_t j = 0; v.m > 0 && j < group; j++)
-            backward_head(kn, a, &v, kv_head * group + j, j == 0, room(a, keys));
-    }
+        c.keys = view(a, s).n > c.keys ? view(a, s).n : c.keys;
+    pool_run(kn->threads, a->sequences * a->kv_heads, backward_heads, &c);
+}
+
+static void kv_store_rows(const void *context, int64_t chunk, int64_t begin, int64_t end)
+{
+    (void)chunk;
+    const kv_store_args *a = context;
+    const size_t row = (size_t)a->head_dim * sizeof(float);
+    for (int64_t i = begin; i < end; i++)
+        for (int64_t h = 0; h < a->kv_heads; h++) {
+            const int64_t from = i * a->stride + h * a->head_dim, page = a->slot[i] / a->page_keys;
+            const int64_t to = ((page * a->kv_heads + h) * a->page_keys + a->slot[i] % a->page_keys) * a->head_dim;
+            memcpy(a->to_k + to, a->k + from, row);
+            memcpy(a->to_v + to, a->v + from, row);
+        }
 }
 
 void cpu_kv_store(const kernels *kn, const kv_store_args *a)
 {
-    (void)kn;
-    const size_t row = (size_t)a->head_dim * sizeof(float);
-    const int64_t chunks = chunk_count(a->n, 2 * a->kv_heads * a->head_dim);
-#pragma omp parallel for if (chunks > 1)
-    for (int64_t c = 0; c < chunks; c++)
-        for (int64_t i = chunk_begin(a->n, c, chunks); i < chunk_begin(a->n, c + 1, chunks); i++)
-            for (int64_t h = 0; h < a->kv_heads; h++) {
-                const int64_t from = i * a->stride + h * a->head_dim, page = a->slot[i] / a->page_keys;
-                const int64_t to = ((page * a->kv_heads + h) * a->page_keys + a->slot[i] % a->page_keys) * a->head_dim;
-                memcpy(a->to_k + to, a->k + from, row);
-                memcpy(a->to_v + to, a->v + from, row);
-            }
+    cpu_chunks(kn, a->n, 2 * a->kv_heads * a->head_dim, kv_store_rows, a);
 }

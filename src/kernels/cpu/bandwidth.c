@@ -3,8 +3,15 @@
 
 enum { LANES = 64, AHEAD = 8192 }; /* floats side by side; bytes */
 
-CLONES static float read_range(const float *x, int64_t begin, int64_t end)
+typedef struct reading {
+    const float *x;
+    float *partial;
+} reading;
+
+CLONES static void read_range(const void *context, int64_t chunk, int64_t begin, int64_t end)
 {
+    const reading *r = context;
+    const float *x = r->x;
     float lane[LANES] = {0}, sum = 0;
     for (int64_t i = begin; i + LANES <= end; i += LANES) {
         for (int64_t line = 0; line < LANES; line += 16)
@@ -14,17 +21,14 @@ CLONES static float read_range(const float *x, int64_t begin, int64_t end)
     }
     for (int64_t l = 0; l < LANES; l++)
         sum += lane[l];
-    return sum;
+    r->partial[chunk] = sum;
 }
 
-float kernels_read_all(const float *x, int64_t n)
+float kernels_read_all(const kernels *kn, const float *x, int64_t n)
 {
     float partial[MAX_CHUNKS], sum = 0;
-    const int64_t chunks = chunk_count(n, 1);
-#pragma omp parallel for schedule(static) if (chunks > 1)
-    for (int64_t c = 0; c < chunks; c++)
-        partial[c] = read_range(x, chunk_begin(n, c, chunks), chunk_begin(n, c + 1, chunks));
-    for (int64_t c = 0; c < chunks; c++)
+    cpu_chunks(kn, n, 1, read_range, &(reading){x, partial});
+    for (int64_t c = 0; c < chunk_count(n, 1); c++)
         sum += partial[c];
     return sum;
 }

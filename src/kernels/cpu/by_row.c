@@ -7,8 +7,6 @@
  *   by V vectors of x have their sums in registers. No sum ever goes across lanes, which is what makes products of few rows slow.
  *
  * x lies transposed in scratch, [columns][lanes], with zeros where there is none. */
-#include <omp.h>
-
 #include "kernels/cpu/cpu.h"
 #include "kernels/weight.h"
 
@@ -17,6 +15,7 @@ enum {
     LANES_MAX = 64, /* rows of x at a time */
     PADDING = 64,   /* columns of x: what a vector of 8-bit weights has */
     ROWS_MAX = 24,  /* of W, whose sums with one vector of x are in registers */
+    STEP = 48,      /* rows of W, a multiple of what each loop takes at a time */
     ALIASED = 4096, /* bytes between lines that share a place in the first cache, of which there are */
     CACHE_WAYS = 12,
 };
@@ -326,12 +325,40 @@ static const row_loop loops[] = {
     {48, 8, {many_f32_3, many_bf16_3, many_q8_3}},   {LANES_MAX, 6, {many_f32_4, many_bf16_4, many_q8_4}},
 };
 
-bool cpu_by_row(const linear_args *whole)
+typedef struct by_row_call {
+    const linear_args *args;
+    float *packed;
+    const row_loop *loop;
+    int64_t tiles;
+} by_row_call;
+
+static void pack_blocks(const void *context, int64_t chunk, int64_t begin, int64_t end)
+{
+    (void)chunk;
+    const by_row_call *c = context;
+    for (int64_t b = begin; b < end; b++)
+        pack_block(c->packed, c->args->x, c->args->n, c->args->in, c->loop->lanes, b);
+}
+
+/* A tile begins with a whole step of every loop. */
+static void multiply_tile(void *context, int64_t tile, int seat)
+{
+    (void)seat;
+    const by_row_call *c = context;
+    const linear_args *a = c->args;
+    const int64_t steps = (a->out + STEP - 1) / STEP, begin = chunk_begin(steps, tile, c->tiles) * STEP;
+    const int64_t end = least(chunk_begin(steps, tile + 1, c->tiles) * STEP, a->out);
+    if (end - begin < c->loop->rows)
+        short_range(a, c->packed, c->loop->lanes, begin, end);
+    else
+        c->loop->run[a->w.type](a, c->packed, begin, end);
+}
+
+bool cpu_by_row(const kernels *kn, const linear_args *whole)
 {
     if (!cpu_has_avx512())
         return false;
-    float *packed = whole->scratch;
-    const int64_t blocks = padded(whole->in) / 16;
+    const int64_t steps = (whole->out + STEP - 1) / STEP, tiles = cpu_weight_tiles(whole->out, whole->in);
     for (int64_t first = 0; first < whole->n; first += LANES_MAX) {
         linear_args a = *whole;
         a.n = least(LANES_MAX, whole->n - first);
@@ -340,24 +367,16 @@ bool cpu_by_row(const linear_args *whole)
         const row_loop *loop = loops;
         while (loop->lanes < a.n)
             loop++;
-#pragma omp parallel if (chunk_count(a.out, a.in) > 1)
-        {
-            const int64_t thread = omp_get_thread_num(), threads = omp_get_num_threads();
-            const int64_t begin = chunk_begin(a.out, thread, threads), end = chunk_begin(a.out, thread + 1, threads);
-            for (int64_t b = chunk_begin(blocks, thread, threads); b < chunk_begin(blocks, thread + 1, threads); b++)
-                pack_block(packed, a.x, a.n, a.in, loop->lanes, b);
-#pragma omp barrier
-            if (end - begin < loop->rows)
-                short_range(&a, packed, loop->lanes, begin, end);
-            else
-                loop->run[a.w.type](&a, packed, begin, end);
-        }
+        by_row_call c = {&a, whole->scratch, loop, least(tiles, steps)};
+        cpu_chunks(kn, padded(a.in) / 16, 16 * loop->lanes, pack_blocks, &c);
+        pool_run(kn->threads, c.tiles, multiply_tile, &c);
     }
     return true;
 }
 #else
-bool cpu_by_row(const linear_args *a)
+bool cpu_by_row(const kernels *kn, const linear_args *a)
 {
+    (void)kn;
     (void)a;
     return false;
 }

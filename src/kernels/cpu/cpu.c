@@ -1,19 +1,31 @@
 /* The CPU backend's table: the reference's entries, overlaid with the fast ones. */
 #include "kernels/cpu/cpu.h"
 
-#include <omp.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 
-int threads_set(int count)
+typedef struct chunked {
+    cpu_range *range;
+    const void *context;
+    int64_t n, chunks;
+} chunked;
+
+static void chunk_tile(void *context, int64_t tile, int seat)
 {
-    omp_set_num_threads(count > 0 ? count : omp_get_num_procs());
-    return omp_get_max_threads();
+    (void)seat;
+    const chunked *c = context;
+    c->range(c->context, tile, chunk_begin(c->n, tile, c->chunks), chunk_begin(c->n, tile + 1, c->chunks));
 }
 
-int threads_count(void)
+void cpu_chunks(const kernels *kn, int64_t n, int64_t cost, cpu_range *range, const void *context)
 {
-    return omp_get_max_threads();
+    chunked c = {range, context, n, chunk_count(n, cost)};
+    pool_run(kn->threads, c.chunks, chunk_tile, &c);
+}
+
+int cpu_threads_for(const kernels *kn, int64_t elements)
+{
+    return chunk_count(elements, 1) > 1 ? kn->threads : 1;
 }
 
 /* Large blocks on huge pages: streaming through gigabytes on pages of 4 KiB spends its time on address translation. A block must
@@ -35,19 +47,19 @@ static void *cpu_mem_alloc(const kernels *kn, size_t bytes)
 
 static size_t cpu_scratch_bytes(const kernels *kn, const kernel_sizes *s)
 {
-    (void)kn;
-    const size_t needs[] = {(size_t)MAX_CHUNKS * (size_t)s->width * sizeof(float), cpu_attention_scratch(s),
-                            cpu_linear_scratch(s), cpu_bf16_scratch(s->bf16_floats)};
+    const size_t needs[] = {(size_t)MAX_CHUNKS * (size_t)s->width * sizeof(float), cpu_attention_scratch(kn, s),
+                            cpu_linear_scratch(kn, s), cpu_gemm_scratch(kn, s->bf16_floats)};
     size_t most = 0;
     for (size_t i = 0; i < sizeof needs / sizeof *needs; i++)
         most = needs[i] > most ? needs[i] : most;
     return most;
 }
 
-kernels kernels_cpu(void)
+kernels kernels_cpu(int threads)
 {
     kernels kn = kernels_ref();
     kn.name = "cpu";
+    kn.threads = threads_choose(threads);
     kn.mem_alloc = cpu_mem_alloc;
     kn.scratch_bytes = cpu_scratch_bytes;
     kn.gemm = cpu_bf16_is_slow() ? cpu_gemm_rounded : cpu_gemm;

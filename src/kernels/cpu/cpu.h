@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "base/clones.h"
+#include "base/pool.h"
 #include "kernels/kernels.h"
 
 enum { MAX_CHUNKS = 32 };
@@ -26,6 +27,13 @@ static inline int64_t chunk_begin(int64_t n, int64_t chunk, int64_t chunks)
 {
     return n * chunk / chunks;
 }
+
+/* Elements [begin, end) of n, chunk `chunk` of them. */
+typedef void cpu_range(const void *context, int64_t chunk, int64_t begin, int64_t end);
+/* Computes the chunk_count(n, cost) chunks of n items on the pool. */
+void cpu_chunks(const kernels *kn, int64_t n, int64_t cost, cpu_range *range, const void *context);
+/* The backend's threads, or 1 where so few elements are not worth waking another. */
+int cpu_threads_for(const kernels *kn, int64_t elements);
 
 /* exp(x) within 2 ulp for |x| < 87, clamped outside; NaN stays NaN. Cody-Waite reduction to |r| <= ln2 / 2 and the Taylor
  * polynomial of degree 7; rounding by adding 1.5 x 2^23 leaves the integer in the low bits, so there is no conversion that
@@ -84,28 +92,32 @@ static inline void add_partials(float *dw, const float *partial, int64_t chunks,
             dw[j] += partial[c * d + j];
 }
 
-/* The one call into the matrix-product library (gemm.c): C = alpha op(A) op(B) + beta C, usable inside a parallel region,
- * where it runs on the calling thread. */
+/* Matrix products (gemm.c), C = alpha op(A) op(B) + beta C: in tiles on the pool. */
 void cpu_gemm(const kernels *kn, const gemm_args *a);
+/* The same on the calling thread alone, for a tile of another operation: fp32, no scratch. */
+void cpu_gemm_one(const gemm_args *a);
 bool cpu_bf16(const kernels *kn);
 /* The processor multiplies bfloat16, but fp32 faster: then the table's gemm is the second one, whose bf16 products are fp32 ones of
  * rounded operands. */
 bool cpu_bf16_is_slow(void);
 void cpu_gemm_rounded(const kernels *kn, const gemm_args *a);
-size_t cpu_bf16_scratch(int64_t elements); /* bytes; elements: of both operands */
+/* Bytes of scratch; bf16_floats: elements of both operands of the largest bf16 product. */
+size_t cpu_gemm_scratch(const kernels *kn, int64_t bf16_floats);
+/* How many tiles a matrix of weights [out, in] is cut into that is read for a few rows of x. */
+int64_t cpu_weight_tiles(int64_t out, int64_t in);
 /* May the loops written with its intrinsics be used? Always false where a build has none. */
 bool cpu_has_avx512(void);
 /* Rows by themselves (by_row.c); scratch: cpu_by_row_scratch. False, and nothing done, on a processor without AVX-512, where cpu_matvec does
  * as well. */
-bool cpu_by_row(const linear_args *a);
+bool cpu_by_row(const kernels *kn, const linear_args *a);
 size_t cpu_by_row_scratch(const kernel_sizes *s);
 /* A few rows of x by loops of our own (matvec.c), each row for itself. */
-void cpu_matvec(const linear_args *a);
+void cpu_matvec(const kernels *kn, const linear_args *a);
 /* The rows [begin, end) of w, on the calling thread. */
 void cpu_matvec_rows(const linear_args *a, int64_t begin, int64_t end);
 
 /* Per file: the entries it provides. */
-size_t cpu_linear_scratch(const kernel_sizes *s);
+size_t cpu_linear_scratch(const kernels *kn, const kernel_sizes *s);
 void cpu_linear(const kernels *kn, const linear_args *a);
 void cpu_embed_forward(const kernels *kn, float *x, weight table, const int32_t *tokens, int64_t n, int64_t d);
 void cpu_embed_backward(const kernels *kn, float *dtable, const float *dx, const int32_t *tokens, int64_t n, int64_t d);
@@ -113,7 +125,7 @@ void cpu_norm_forward(const kernels *kn, const norm_args *a);
 void cpu_norm_backward(const kernels *kn, const norm_args *a);
 void cpu_rope(const kernels *kn, float *x, int64_t stride, int64_t n, int64_t heads, int64_t head_dim,
               const float *table, const int32_t *position, int direction);
-size_t cpu_attention_scratch(const kernel_sizes *s);
+size_t cpu_attention_scratch(const kernels *kn, const kernel_sizes *s);
 void cpu_attention_forward(const kernels *kn, const attention_args *a);
 void cpu_attention_backward(const kernels *kn, const attention_args *a);
 void cpu_kv_store(const kernels *kn, const kv_store_args *a);

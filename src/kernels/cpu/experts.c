@@ -42,18 +42,31 @@ CLONES static void softmax_backward_columns(float *dp, const float *p, const flo
     }
 }
 
+typedef struct softmax_call {
+    float *p, *dp;
+    const float *shift;
+    int64_t E, n;
+} softmax_call;
+
+static void softmax_tile(void *context, int64_t tile, int seat)
+{
+    (void)seat;
+    const softmax_call *a = context;
+    const int64_t begin = tile * COLUMNS, count = a->n - begin < COLUMNS ? a->n - begin : COLUMNS;
+    if (a->dp)
+        softmax_backward_columns(a->dp + begin, a->p + begin, a->shift, a->E, a->n, count);
+    else
+        softmax_columns(a->p + begin, a->E, a->n, count);
+}
+
 void cpu_expert_softmax(const kernels *kn, float *p, int64_t E, int64_t n)
 {
-    (void)kn;
-#pragma omp parallel for if (E * n > 4096)
-    for (int64_t begin = 0; begin < n; begin += COLUMNS)
-        softmax_columns(p + begin, E, n, n - begin < COLUMNS ? n - begin : COLUMNS);
+    softmax_call a = {.p = p, .E = E, .n = n};
+    pool_run(cpu_threads_for(kn, E * n), (n + COLUMNS - 1) / COLUMNS, softmax_tile, &a);
 }
 
 void cpu_expert_softmax_backward(const kernels *kn, float *dp, const float *p, const float *shift, int64_t E, int64_t n)
 {
-    (void)kn;
-#pragma omp parallel for if (E * n > 4096)
-    for (int64_t begin = 0; begin < n; begin += COLUMNS)
-        softmax_backward_columns(dp + begin, p + begin, shift, E, n, n - begin < COLUMNS ? n - begin : COLUMNS);
+    softmax_call a = {.p = (float *)p, .dp = dp, .shift = shift, .E = E, .n = n};
+    pool_run(cpu_threads_for(kn, E * n), (n + COLUMNS - 1) / COLUMNS, softmax_tile, &a);
 }

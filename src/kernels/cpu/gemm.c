@@ -1,6 +1,10 @@
-/* Matrix products: the only file that sees the matrix library. oneDNN's dnnl_sgemm is the same call in versions 2 and 3, is
- * row-major, and runs on the calling thread inside a parallel region, as the attention's blocks need. */
+/* Matrix products in tiles on the pool, each by one call into the matrix library on the thread that took the tile. The only file
+ * that sees the library: oneDNN's dnnl_sgemm is the same call in versions 2 and 3, and row-major.
+ *
+ * C is cut into tiles of rows and columns. Where C is small and the sums are long, as in gradients of small matrices, the sums are
+ * cut into pieces too: each piece has a C of its own in scratch, and these are added in the order of the pieces. */
 #include <assert.h>
+#include <stdlib.h>
 
 #include "kernels/cpu/cpu.h"
 #include "kernels/weight.h"
@@ -13,13 +17,70 @@
 #define BF16_PRODUCTS (DNNL_VERSION_MAJOR == 2) /* version 3 makes primitives in another way, which is not written yet */
 #endif
 
+/* --- one product on the calling thread --- */
+
+#ifdef FATHOM_GEMM_CBLAS
+static void multiply(const gemm_args *a)
+{
+    cblas_sgemm(CblasRowMajor, a->trans_a ? CblasTrans : CblasNoTrans, a->trans_b ? CblasTrans : CblasNoTrans, (int)a->m,
+                (int)a->n, (int)a->k, a->alpha, a->a, (int)a->lda, a->b, (int)a->ldb, a->beta, a->c, (int)a->ldc);
+}
+
+/* A serial library needs none of this; one with threads of its own is told to keep to one. */
+static int keep_to_one_thread(void)
+{
+    return 1;
+}
+
+static void give_back_threads(int before)
+{
+    (void)before;
+}
+#else
+static void multiply(const gemm_args *a)
+{
+    dnnl_sgemm(a->trans_a ? 'T' : 'N', a->trans_b ? 'T' : 'N', a->m, a->n, a->k, a->alpha, a->a, a->lda, a->b, a->ldb,
+               a->beta, a->c, a->ldc);
+}
+
+/* oneDNN asks OpenMP how many threads to start. The number belongs to the calling thread, which may be the host program's. */
+int omp_get_max_threads(void);
+void omp_set_num_threads(int count);
+
+static int keep_to_one_thread(void)
+{
+    const int before = omp_get_max_threads();
+    if (before != 1)
+        omp_set_num_threads(1);
+    return before;
+}
+
+static void give_back_threads(int before)
+{
+    if (before != 1)
+        omp_set_num_threads(before);
+}
+#endif
+
+void cpu_gemm_one(const gemm_args *a)
+{
+    if (a->m == 0 || a->n == 0)
+        return;
+    assert(a->a && a->b);
+    const int before = keep_to_one_thread();
+    multiply(a);
+    give_back_threads(before);
+}
+
+/* --- bfloat16 --- */
+
+enum { ALIGNED = 32 }; /* elements: where B begins behind A in scratch */
+
 #if BF16_PRODUCTS
 #if defined(__x86_64__)
 #include <cpuid.h>
 #include <string.h>
 #endif
-
-enum { ALIGNED = 32 }; /* elements: where B begins behind A in scratch */
 
 /* Intel's cores since Sapphire Rapids take two cycles for a bfloat16 multiply-add outside AMX (measured: 85 GFLOP/s a core beside 173 in
  * fp32). Where a virtual machine hides AMX, fp32 products of rounded operands are twice as fast, and the same but for the order of
@@ -43,71 +104,11 @@ bool cpu_bf16(const kernels *kn)
     return (isa & wanted) == wanted;
 }
 
-size_t cpu_bf16_scratch(int64_t elements)
+/* op(X) [rows, columns] of an X whose rows as stored are `stride` apart */
+static bool describe(dnnl_memory_desc_t *out, int64_t rows, int64_t columns, int64_t stride, bool transposed, dnnl_data_type_t type)
 {
-    return elements > 0 ? (size_t)(elements + ALIGNED) * (cpu_bf16_is_slow() ? sizeof(float) : sizeof(uint16_t)) : 0;
-}
-
-CLONES static void round_range(uint16_t *restrict to, const float *restrict from, int64_t n)
-{
-    for (int64_t i = 0; i < n; i++)
-        to[i] = bf16_round(from[i]);
-}
-
-static void round_all(uint16_t *to, const float *from, int64_t n)
-{
-    const int64_t chunks = chunk_count(n, 1);
-#pragma omp parallel for if (chunks > 1)
-    for (int64_t c = 0; c < chunks; c++) {
-        const int64_t begin = chunk_begin(n, c, chunks);
-        round_range(to + begin, from + begin, chunk_begin(n, c + 1, chunks) - begin);
-    }
-}
-
-/* The same, kept as fp32; from `rounded` where that is there. */
-CLONES static void round_range_f32(float *restrict to, const float *restrict from, int64_t n)
-{
-    for (int64_t i = 0; i < n; i++)
-        to[i] = bf16_widen(bf16_round(from[i]));
-}
-
-CLONES static void widen_range(float *restrict to, const uint16_t *restrict from, int64_t n)
-{
-    for (int64_t i = 0; i < n; i++)
-        to[i] = bf16_widen(from[i]);
-}
-
-static void round_all_f32(float *to, const float *from, const uint16_t *rounded, int64_t n)
-{
-    const int64_t chunks = chunk_count(n, 1);
-#pragma omp parallel for if (chunks > 1)
-    for (int64_t c = 0; c < chunks; c++) {
-        const int64_t begin = chunk_begin(n, c, chunks), count = chunk_begin(n, c + 1, chunks) - begin;
-        if (rounded)
-            widen_range(to + begin, rounded + begin, count);
-        else
-            round_range_f32(to + begin, from + begin, count);
-    }
-}
-
-void cpu_gemm_rounded(const kernels *kn, const gemm_args *g)
-{
-    if (!g->bf16 || g->m == 0 || g->n == 0) {
-        cpu_gemm(kn, g);
-        return;
-    }
-    float *a = g->scratch, *b = a + (g->m * g->k + ALIGNED - 1) / ALIGNED * ALIGNED;
-    round_all_f32(a, g->a, g->a16, g->m * g->k);
-    round_all_f32(b, g->b, g->b16, g->k * g->n);
-    dnnl_sgemm(g->trans_a ? 'T' : 'N', g->trans_b ? 'T' : 'N', g->m, g->n, g->k, 1, a, g->trans_a ? g->m : g->k, b,
-               g->trans_b ? g->k : g->n, g->beta, g->c, g->ldc);
-}
-
-/* op(X) [rows, columns] of a dense X */
-static bool describe(dnnl_memory_desc_t *out, int64_t rows, int64_t columns, bool transposed, dnnl_data_type_t type)
-{
-    const dnnl_dims_t size = {rows, columns}, stride = {transposed ? 1 : columns, transposed ? rows : 1};
-    return dnnl_memory_desc_init_by_strides(out, 2, size, type, stride) == dnnl_success;
+    const dnnl_dims_t size = {rows, columns}, strides = {transposed ? 1 : stride, transposed ? stride : 1};
+    return dnnl_memory_desc_init_by_strides(out, 2, size, type, strides) == dnnl_success;
 }
 
 typedef struct product {
@@ -120,12 +121,12 @@ typedef struct product {
     dnnl_memory_t a, b, c;
 } product;
 
-static bool run(product *p, const gemm_args *g, const uint16_t *a, const uint16_t *b)
+static bool run(product *p, const gemm_args *g)
 {
     dnnl_memory_desc_t da, db, dc;
     dnnl_matmul_desc_t matmul;
-    if (!describe(&da, g->m, g->k, g->trans_a, dnnl_bf16) || !describe(&db, g->k, g->n, g->trans_b, dnnl_bf16) ||
-        !describe(&dc, g->m, g->n, false, dnnl_f32) || dnnl_matmul_desc_init(&matmul, &da, &db, NULL, &dc) ||
+    if (!describe(&da, g->m, g->k, g->lda, g->trans_a, dnnl_bf16) || !describe(&db, g->k, g->n, g->ldb, g->trans_b, dnnl_bf16) ||
+        !describe(&dc, g->m, g->n, g->ldc, false, dnnl_f32) || dnnl_matmul_desc_init(&matmul, &da, &db, NULL, &dc) ||
         dnnl_engine_create(&p->engine, dnnl_cpu, 0) ||
         dnnl_stream_create(&p->stream, p->engine, dnnl_stream_default_flags) || dnnl_primitive_attr_create(&p->attr))
         return false;
@@ -133,8 +134,8 @@ static bool run(product *p, const gemm_args *g, const uint16_t *a, const uint16_
                          dnnl_primitive_attr_set_post_ops(p->attr, p->post)))
         return false;
     if (dnnl_primitive_desc_create(&p->desc, &matmul, p->attr, p->engine, NULL) ||
-        dnnl_primitive_create(&p->primitive, p->desc) || dnnl_memory_create(&p->a, &da, p->engine, (void *)a) ||
-        dnnl_memory_create(&p->b, &db, p->engine, (void *)b) || dnnl_memory_create(&p->c, &dc, p->engine, g->c))
+        dnnl_primitive_create(&p->primitive, p->desc) || dnnl_memory_create(&p->a, &da, p->engine, (void *)g->a16) ||
+        dnnl_memory_create(&p->b, &db, p->engine, (void *)g->b16) || dnnl_memory_create(&p->c, &dc, p->engine, g->c))
         return false;
     const dnnl_exec_arg_t args[] = {{DNNL_ARG_SRC, p->a}, {DNNL_ARG_WEIGHTS, p->b}, {DNNL_ARG_DST, p->c}};
     return dnnl_primitive_execute(p->primitive, p->stream, 3, args) == dnnl_success &&
@@ -163,23 +164,23 @@ static void release(product *p)
         dnnl_engine_destroy(p->engine);
 }
 
-/* The library keeps made primitives by their description, so that making one again takes some 5 us and this file no state.
- * Should it fail, which only a lack of memory can bring about, the product is made in fp32. */
-static bool bf16_product(const gemm_args *g)
+/* C [m, n] (+)= op(A) op(B) of bf16 operands, which only a lack of memory can make fail; then in plain loops, slow and right. The
+ * library keeps made primitives by their description, so that making one again takes some 5 us and this file no state. */
+static void multiply_bf16(const gemm_args *g)
 {
-    uint16_t *a = g->scratch, *b = a + (g->m * g->k + ALIGNED - 1) / ALIGNED * ALIGNED;
-    if (!g->a16)
-        round_all(a, g->a, g->m * g->k);
-    if (!g->b16)
-        round_all(b, g->b, g->k * g->n);
     product p = {0};
-    const bool done = run(&p, g, g->a16 ? g->a16 : a, g->b16 ? g->b16 : b);
+    const bool done = run(&p, g);
     release(&p);
-    return done;
+    for (int64_t i = 0; !done && i < g->m; i++)
+        for (int64_t j = 0; j < g->n; j++) {
+            float sum = 0;
+            for (int64_t l = 0; l < g->k; l++)
+                sum += bf16_widen(g->a16[g->trans_a ? l * g->lda + i : i * g->lda + l]) *
+                       bf16_widen(g->b16[g->trans_b ? j * g->ldb + l : l * g->ldb + j]);
+            g->c[i * g->ldc + j] = sum + (g->beta != 0 ? g->c[i * g->ldc + j] : 0);
+        }
 }
 #else
-#define bf16_product(g) false
-
 bool cpu_bf16(const kernels *kn)
 {
     (void)kn;
@@ -191,37 +192,211 @@ bool cpu_bf16_is_slow(void)
     return false;
 }
 
-size_t cpu_bf16_scratch(int64_t elements)
+static void multiply_bf16(const gemm_args *g)
 {
-    (void)elements;
-    return 0;
+    (void)g;
+    assert(false); /* cpu_bf16 says no, so nobody asks */
+}
+#endif
+
+typedef struct rounding {
+    uint16_t *to;
+    float *to_f32; /* unless NULL: what the bfloat16 number is, as fp32 */
+    const float *from;
+    const uint16_t *rounded; /* `from`, where somebody has rounded it already; NULL: no */
+} rounding;
+
+CLONES static void round_range(const void *context, int64_t chunk, int64_t begin, int64_t end)
+{
+    (void)chunk;
+    const rounding *r = context;
+    const float *restrict from = r->from;
+    if (!r->to_f32) {
+        uint16_t *restrict to = r->to;
+        for (int64_t i = begin; i < end; i++)
+            to[i] = bf16_round(from[i]);
+    } else if (r->rounded) {
+        float *restrict to = r->to_f32;
+        for (int64_t i = begin; i < end; i++)
+            to[i] = bf16_widen(r->rounded[i]);
+    } else {
+        float *restrict to = r->to_f32;
+        for (int64_t i = begin; i < end; i++)
+            to[i] = bf16_widen(bf16_round(from[i]));
+    }
+}
+
+/* --- tiles --- */
+
+enum {
+    PARTIAL_FLOATS = 1 << 18, /* of all pieces' own C */
+    COPY_FLOATS = 1 << 16,    /* of a thread's copy of a part of A */
+};
+
+/* How a product is cut. */
+typedef struct tiling {
+    int64_t rows, columns, depth; /* of a tile; depth divides k into pieces */
+    int64_t down, across, pieces;
+    bool copies; /* A^T is copied part by part, see multiply_copied */
+} tiling;
+
+size_t cpu_gemm_scratch(const kernels *kn, int64_t bf16_floats)
+{
+    const size_t operands = bf16_floats > 0 ? (size_t)(bf16_floats + 4 * ALIGNED) * sizeof(float) : 0;
+    return operands + (PARTIAL_FLOATS + (size_t)kn->threads * COPY_FLOATS) * sizeof(float);
+}
+
+static int64_t divide_up(int64_t a, int64_t b)
+{
+    return (a + b - 1) / b;
+}
+
+static int64_t min64(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+static int64_t knob(const char *name, int64_t otherwise) { const char *v = getenv(name); return v ? atoll(v) : otherwise; }
+
+static tiling tiling_of(const gemm_args *g)
+{
+    tiling t = {.rows = g->m, .columns = g->n, .depth = g->k};
+    const int64_t TM = knob("TM", 256), TN = knob("TN", 512), TK=knob("TK",512), WORK = knob("TW", 1 << 20);
+    if (g->m * g->n * g->k > WORK) {
+        t.rows = min64(g->m, TM);
+        t.columns = min64(g->n, TN);
+        while (t.rows > 64 && divide_up(g->m, t.rows) * divide_up(g->n, t.columns) < 16 && t.rows * t.columns * g->k > WORK)
+            t.rows = t.rows / 2;
+    }
+    t.down = divide_up(g->m, t.rows);
+    t.across = divide_up(g->n, t.columns);
+    t.pieces = 1;
+    if (g->trans_a && t.down * t.across < 16 && g->k >= 2 * TK && !g->bf16 && g->m*g->n <= PARTIAL_FLOATS/2) {
+        t.pieces = min64(min64(g->k / TK, 16 / (t.down * t.across)), PARTIAL_FLOATS / (g->m*g->n));
+        if (t.pieces < 1) t.pieces = 1;
+        t.depth = divide_up(g->k, t.pieces);
+        t.pieces = divide_up(g->k, t.depth);
+    }
+    t.copies = g->trans_a && !g->bf16 && g->lda % knob("TL", 128) == 0 && t.columns >= knob("TC", 192);
+    return t;
+}
+
+typedef struct gemm_call {
+    gemm_args args; /* operands in the precision that is multiplied */
+    tiling t;
+    float *partial, *copies;
+} gemm_call;
+
+/* The product with A, stored [k, m], copied a few rows of k at a time to where its rows lie apart by no large power of two: the
+ * library walks down columns of A, and lines that far apart share a few places of the caches (66 -> 87 GFLOP/s a core for 1536 x 288
+ * x 2048 on Zen 3). */
+static void multiply_copied(const gemm_args *g, float *room)
+{
+    const int64_t stride = (g->m + 15) / 16 * 16 + 16, step = COPY_FLOATS / stride;
+    gemm_args part = *g;
+    part.a = room;
+    part.lda = stride;
+    for (int64_t k = 0; k < g->k; k += step) {
+        part.k = min64(step, g->k - k);
+        for (int64_t i = 0; i < part.k; i++)
+            memcpy(room + i * stride, g->a + (k + i) * g->lda, (size_t)g->m * sizeof(float));
+        part.b = g->b + (g->trans_b ? k : k * g->ldb);
+        multiply(&part);
+        part.beta = 1;
+    }
+}
+
+static void multiply_tile(void *context, int64_t tile, int seat)
+{
+    const gemm_call *c = context;
+    const tiling *t = &c->t;
+    gemm_args g = c->args;
+    const int64_t piece = tile / (t->down * t->across), i = tile / t->across % t->down * t->rows, j = tile % t->across * t->columns;
+    const int64_t k = piece * t->depth, a = g.trans_a ? k * g.lda + i : i * g.lda + k, b = g.trans_b ? j * g.ldb + k : k * g.ldb + j;
+    g.m = min64(t->rows, g.m - i);
+    g.n = min64(t->columns, g.n - j);
+    g.k = min64(t->depth, g.k - k);
+    g.a += g.bf16 ? 0 : a;
+    g.b += g.bf16 ? 0 : b;
+    g.a16 += g.bf16 ? a : 0;
+    g.b16 += g.bf16 ? b : 0;
+    if (t->pieces > 1) {
+        g.c = c->partial + piece * c->args.m * c->args.n;
+        g.ldc = c->args.n;
+        g.beta = 0;
+    }
+    g.c += i * g.ldc + j;
+    const int before = keep_to_one_thread();
+    if (g.bf16)
+        multiply_bf16(&g);
+    else if (t->copies)
+        multiply_copied(&g, c->copies + (size_t)seat * COPY_FLOATS);
+    else
+        multiply(&g);
+    give_back_threads(before);
+}
+
+/* C = beta C + the sum of the pieces, rows [begin, end). */
+CLONES static void add_pieces(const void *context, int64_t chunk, int64_t begin, int64_t end)
+{
+    (void)chunk;
+    const gemm_call *call = context;
+    const gemm_args *g = &call->args;
+    for (int64_t i = begin; i < end; i++) {
+        float *restrict c = g->c + i * g->ldc;
+        const float *restrict from = call->partial + i * g->n;
+        if (g->beta == 0)
+            memset(c, 0, (size_t)g->n * sizeof *c);
+        else if (g->beta != 1)
+            for (int64_t j = 0; j < g->n; j++)
+                c[j] *= g->beta;
+        for (int64_t p = 0; p < call->t.pieces; p++)
+            for (int64_t j = 0; j < g->n; j++)
+                c[j] += from[p * g->m * g->n + j];
+    }
+}
+
+/* g's operands are as they are to be multiplied; room: scratch behind them */
+static void multiply_tiles(const kernels *kn, const gemm_args *g, float *room)
+{
+    gemm_call c = {.args = *g, .t = tiling_of(g), .partial = room, .copies = room + PARTIAL_FLOATS};
+    pool_run(kn->threads, c.t.down * c.t.across * c.t.pieces, multiply_tile, &c);
+    if (c.t.pieces > 1)
+        cpu_chunks(kn, g->m, g->n * c.t.pieces, add_pieces, &c);
+}
+
+void cpu_gemm(const kernels *kn, const gemm_args *a)
+{
+    if (a->m == 0 || a->n == 0)
+        return;
+    gemm_args g = *a;
+    uint16_t *room = g.scratch, *room_b = room + (g.m * g.k + ALIGNED - 1) / ALIGNED * ALIGNED;
+    if (g.bf16 && !g.a16) {
+        cpu_chunks(kn, g.m * g.k, 1, round_range, &(rounding){.to = room, .from = g.a});
+        g.a16 = room;
+    }
+    if (g.bf16 && !g.b16) {
+        cpu_chunks(kn, g.k * g.n, 1, round_range, &(rounding){.to = room_b, .from = g.b});
+        g.b16 = room_b;
+    }
+    const int64_t operands = (g.m * g.k + g.k * g.n) / 2 + 2 * ALIGNED; /* in floats */
+    multiply_tiles(kn, &g, (float *)a->scratch + (g.bf16 ? operands / ALIGNED * ALIGNED : 0));
 }
 
 void cpu_gemm_rounded(const kernels *kn, const gemm_args *a)
 {
-    cpu_gemm(kn, a);
-}
-#endif
-
-#ifdef FATHOM_GEMM_CBLAS
-void cpu_gemm(const kernels *kn, const gemm_args *a)
-{
-    (void)kn;
-    if (a->m == 0 || a->n == 0)
+    if (!a->bf16 || a->m == 0 || a->n == 0) {
+        cpu_gemm(kn, a);
         return;
-    cblas_sgemm(CblasRowMajor, a->trans_a ? CblasTrans : CblasNoTrans, a->trans_b ? CblasTrans : CblasNoTrans, (int)a->m,
-                (int)a->n, (int)a->k, a->alpha, a->a, (int)a->lda, a->b, (int)a->ldb, a->beta, a->c, (int)a->ldc);
+    }
+    gemm_args g = *a;
+    float *room = g.scratch, *room_b = room + (g.m * g.k + ALIGNED - 1) / ALIGNED * ALIGNED;
+    cpu_chunks(kn, g.m * g.k, 1, round_range, &(rounding){.to_f32 = room, .from = g.a, .rounded = g.a16});
+    cpu_chunks(kn, g.k * g.n, 1, round_range, &(rounding){.to_f32 = room_b, .from = g.b, .rounded = g.b16});
+    g.a = room;
+    g.b = room_b;
+    g.lda = g.trans_a ? g.m : g.k;
+    g.ldb = g.trans_b ? g.k : g.n;
+    g.bf16 = false;
+    multiply_tiles(kn, &g, room_b + (g.k * g.n + ALIGNED - 1) / ALIGNED * ALIGNED);
 }
-#else
-void cpu_gemm(const kernels *kn, const gemm_args *a)
-{
-    (void)kn;
-    if (a->m == 0 || a->n == 0)
-        return;
-    if (a->bf16 && bf16_product(a))
-        return;
-    assert(a->a && a->b);
-    dnnl_sgemm(a->trans_a ? 'T' : 'N', a->trans_b ? 'T' : 'N', a->m, a->n, a->k, a->alpha, a->a, a->lda, a->b, a->ldb,
-               a->beta, a->c, a->ldc);
-}
-#endif

@@ -21,9 +21,10 @@ static size_t slice_floats(int64_t in)
     return SLICE_ROWS_MIN * in > SLICE_FLOATS ? (size_t)(SLICE_ROWS_MIN * in) : SLICE_FLOATS;
 }
 
-size_t cpu_linear_scratch(const kernel_sizes *s)
+size_t cpu_linear_scratch(const kernels *kn, const kernel_sizes *s)
 {
-    const size_t slice = s->packed ? slice_floats(s->linear_in) * sizeof(float) : 0, rows = cpu_by_row_scratch(s);
+    const size_t slice = s->packed ? slice_floats(s->linear_in) * sizeof(float) + cpu_gemm_scratch(kn, 0) : 0;
+    const size_t rows = cpu_by_row_scratch(s);
     return slice > rows ? slice : rows;
 }
 
@@ -50,27 +51,39 @@ static void widen_rows(float *to, const weight *w, int64_t in, int64_t begin, in
             widen_range_q8(to + (r - begin) * in, (const int8_t *)w->data + r * in, w->scale[r], in);
 }
 
+/* The rows [first, ...) of w, into `to`. */
+typedef struct widening {
+    float *to;
+    const weight *w;
+    int64_t in, first;
+} widening;
+
+static void widen_slice(const void *context, int64_t chunk, int64_t begin, int64_t end)
+{
+    (void)chunk;
+    const widening *a = context;
+    widen_rows(a->to + begin * a->in, a->w, a->in, a->first + begin, a->first + end);
+}
+
 static void widened_product(const kernels *kn, const linear_args *a)
 {
     float *slice = a->scratch;
     const int64_t step = slice_rows(a->in);
     for (int64_t r = 0; r < a->out; r += step) {
-        const int64_t rows = a->out - r < step ? a->out - r : step, chunks = chunk_count(rows, a->in);
-#pragma omp parallel for if (chunks > 1)
-        for (int64_t c = 0; c < chunks; c++)
-            widen_rows(slice + chunk_begin(rows, c, chunks) * a->in, &a->w, a->in, r + chunk_begin(rows, c, chunks),
-                       r + chunk_begin(rows, c + 1, chunks));
+        const int64_t rows = a->out - r < step ? a->out - r : step;
+        cpu_chunks(kn, rows, a->in, widen_slice, &(widening){slice, &a->w, a->in, r});
         cpu_gemm(kn, &(gemm_args){.trans_b = true, .m = a->n, .n = rows, .k = a->in, .a = a->x, .lda = a->in, .b = slice,
-                                  .ldb = a->in, .c = a->y + r, .ldc = a->out, .alpha = 1, .beta = a->add});
+                                  .ldb = a->in, .c = a->y + r, .ldc = a->out, .alpha = 1, .beta = a->add,
+                                  .scratch = slice + slice_floats(a->in)});
     }
 }
 
 void cpu_linear(const kernels *kn, const linear_args *a)
 {
-    if ((a->by_row || (a->n > FEW_ROWS && a->n <= SOME_ROWS)) && !a->bf16 && cpu_by_row(a))
+    if ((a->by_row || (a->n > FEW_ROWS && a->n <= SOME_ROWS)) && !a->bf16 && cpu_by_row(kn, a))
         return;
     if ((a->n <= FEW_ROWS || a->by_row) && !a->bf16)
-        cpu_matvec(a);
+        cpu_matvec(kn, a);
     else if (a->w.type == WEIGHT_F32)
         kn->gemm(kn, &(gemm_args){.trans_b = true, .m = a->n, .n = a->out, .k = a->in, .a = a->x, .lda = a->in,
                                   .b = a->w.data, .ldb = a->in, .c = a->y, .ldc = a->out, .alpha = 1, .beta = a->add,
@@ -79,12 +92,22 @@ void cpu_linear(const kernels *kn, const linear_args *a)
         widened_product(kn, a);
 }
 
+typedef struct lookup {
+    float *x;
+    const weight *table;
+    const int32_t *tokens;
+    int64_t d;
+} lookup;
+
+static void look_up(const void *context, int64_t chunk, int64_t begin, int64_t end)
+{
+    (void)chunk;
+    const lookup *a = context;
+    for (int64_t i = begin; i < end; i++)
+        widen_rows(a->x + i * a->d, a->table, a->d, a->tokens[i], a->tokens[i] + 1);
+}
+
 void cpu_embed_forward(const kernels *kn, float *x, weight table, const int32_t *tokens, int64_t n, int64_t d)
 {
-    (void)kn;
-    const int64_t chunks = chunk_count(n, d);
-#pragma omp parallel for if (chunks > 1)
-    for (int64_t c = 0; c < chunks; c++)
-        for (int64_t i = chunk_begin(n, c, chunks); i < chunk_begin(n, c + 1, chunks); i++)
-            widen_rows(x + i * d, &table, d, tokens[i], tokens[i] + 1);
+    cpu_chunks(kn, n, d, look_up, &(lookup){x, &table, tokens, d});
 }

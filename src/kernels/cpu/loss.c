@@ -1,11 +1,23 @@
 /* Softmax cross-entropy, row by row, the logits turned into their gradient in place. */
 #include "kernels/cpu/cpu.h"
 
-CLONES static void cross_entropy_rows(float *loss, float *logits, const int32_t *target, float scale, int64_t V, int64_t begin,
-                        int64_t end)
+typedef struct cross_entropy_call {
+    float *loss, *logits;
+    const int32_t *target;
+    float scale;
+    int64_t V;
+} cross_entropy_call;
+
+CLONES static void cross_entropy_rows(const void *context, int64_t chunk, int64_t begin, int64_t end)
 {
+    (void)chunk;
+    const cross_entropy_call *a = context;
+    const int32_t *target = a->target;
+    float *loss = a->loss;
+    const float scale = a->scale;
+    const int64_t V = a->V;
     for (int64_t i = begin; i < end; i++) {
-        float *restrict z = logits + i * V;
+        float *restrict z = a->logits + i * V;
         if (target[i] < 0) {
             loss[i] = 0;
             if (scale != 0)
@@ -36,9 +48,5 @@ CLONES static void cross_entropy_rows(float *loss, float *logits, const int32_t 
 void cpu_cross_entropy(const kernels *kn, float *loss, float *logits, const int32_t *target, float scale, int64_t n,
                        int64_t V)
 {
-    (void)kn;
-    const int64_t chunks = chunk_count(n, V);
-#pragma omp parallel for if (chunks > 1)
-    for (int64_t c = 0; c < chunks; c++)
-        cross_entropy_rows(loss, logits, target, scale, V, chunk_begin(n, c, chunks), chunk_begin(n, c + 1, chunks));
+    cpu_chunks(kn, n, V, cross_entropy_rows, &(cross_entropy_call){loss, logits, target, scale, V});
 }

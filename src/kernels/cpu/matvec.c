@@ -1,12 +1,10 @@
 /* y = x W^T for a few rows of x: one token's products. Bound by reading W, so W is read once, row after row, prefetched, and
  * widened to fp32 in registers. One row at a time by one loop: the processor's prefetcher follows a load instruction that walks
- * through memory in order, and four rows at once reach four fifths of its rate. A thread reads one range of rows and a row's
- * sum is one thread's, so the result does not depend on the number of threads.
+ * through memory in order, and four rows at once reach four fifths of its rate. A tile is a range of rows, and a row's sum is
+ * one thread's.
  *
  * Written with intrinsics, as by_row.c is: the compilers at hand vectorise the widening of 8-bit integers at 23 Gweights/s a core at
  * best, and some not at all; written out it is 40, above what memory delivers. */
-#include <omp.h>
-
 #include "kernels/cpu/cpu.h"
 #include "kernels/weight.h"
 
@@ -163,11 +161,30 @@ void cpu_matvec_rows(const linear_args *a, int64_t begin, int64_t end)
         matvec_q8(a, begin, end);
 }
 
-void cpu_matvec(const linear_args *a)
+int64_t cpu_weight_tiles(int64_t out, int64_t in)
 {
-#pragma omp parallel if (chunk_count(a->out, a->in) > 1)
-    {
-        const int64_t thread = omp_get_thread_num(), threads = omp_get_num_threads();
-        cpu_matvec_rows(a, chunk_begin(a->out, thread, threads), chunk_begin(a->out, thread + 1, threads));
-    }
+    enum { WORTHWHILE = 32768, MOST = 16 }; /* weights of a tile; tiles of a matrix */
+    int64_t tiles = 1;
+    while (2 * tiles <= MOST && 2 * tiles <= out && 2 * tiles * WORTHWHILE <= out * in)
+        tiles *= 2;
+    return tiles;
+}
+
+typedef struct matvec_call {
+    const linear_args *args;
+    int64_t tiles;
+} matvec_call;
+
+static void matvec_tile(void *context, int64_t tile, int seat)
+{
+    (void)seat;
+    const matvec_call *c = context;
+    const int64_t out = c->args->out;
+    cpu_matvec_rows(c->args, chunk_begin(out, tile, c->tiles), chunk_begin(out, tile + 1, c->tiles));
+}
+
+void cpu_matvec(const kernels *kn, const linear_args *a)
+{
+    matvec_call c = {a, cpu_weight_tiles(a->out, a->in)};
+    pool_run(kn->threads, c.tiles, matvec_tile, &c);
 }

@@ -1,8 +1,10 @@
 /* RMSNorm fused with the gather of its rows; the equations stand at norm_args. */
 #include "kernels/cpu/cpu.h"
 
-CLONES static void norm_forward_rows(const norm_args *a, int64_t begin, int64_t end)
+CLONES static void norm_forward_rows(const void *context, int64_t chunk, int64_t begin, int64_t end)
 {
+    (void)chunk;
+    const norm_args *a = context;
     const int64_t d = a->d;
     const float *restrict w = a->weight;
     for (int64_t i = begin; i < end; i++) {
@@ -27,16 +29,14 @@ CLONES static void norm_forward_rows(const norm_args *a, int64_t begin, int64_t 
 
 void cpu_norm_forward(const kernels *kn, const norm_args *a)
 {
-    (void)kn;
-    const int64_t chunks = chunk_count(a->n, a->d);
-#pragma omp parallel for if (chunks > 1)
-    for (int64_t c = 0; c < chunks; c++)
-        norm_forward_rows(a, chunk_begin(a->n, c, chunks), chunk_begin(a->n, c + 1, chunks));
+    cpu_chunks(kn, a->n, a->d, norm_forward_rows, a);
 }
 
-CLONES static void norm_backward_rows(const norm_args *a, float *restrict dw, int64_t begin, int64_t end)
+CLONES static void norm_backward_rows(const void *context, int64_t chunk, int64_t begin, int64_t end)
 {
+    const norm_args *a = context;
     const int64_t d = a->d;
+    float *restrict dw = (float *)a->scratch + chunk * d;
     const float *restrict w = a->weight;
     memset(dw, 0, (size_t)d * sizeof *dw);
     for (int64_t i = begin; i < end; i++) {
@@ -68,11 +68,6 @@ CLONES static void norm_backward_rows(const norm_args *a, float *restrict dw, in
 
 void cpu_norm_backward(const kernels *kn, const norm_args *a)
 {
-    (void)kn;
-    const int64_t chunks = chunk_count(a->n, a->d);
-    float *partial = a->scratch;
-#pragma omp parallel for if (chunks > 1)
-    for (int64_t c = 0; c < chunks; c++)
-        norm_backward_rows(a, partial + c * a->d, chunk_begin(a->n, c, chunks), chunk_begin(a->n, c + 1, chunks));
-    add_partials(a->dweight, partial, chunks, a->d);
+    cpu_chunks(kn, a->n, a->d, norm_backward_rows, a);
+    add_partials(a->dweight, a->scratch, chunk_count(a->n, a->d), a->d);
 }

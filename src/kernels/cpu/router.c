@@ -3,40 +3,52 @@
 
 #include "base/rng.h"
 
-CLONES static void rowdot_rows(float *logit, const float *x, const float *restrict w, float bias, int64_t d,
-                               int64_t begin, int64_t end)
+enum { NOISE_COST = 16 }; /* a number's time, in those of an element of a vectorised loop */
+
+typedef struct rowdot_call {
+    float *logit, *dx, *partial; /* partial: sums of dw, a row a chunk */
+    const int32_t *index;
+    const float *dlogit, *x, *w;
+    float bias;
+    int64_t d;
+} rowdot_call;
+
+CLONES static void rowdot_rows(const void *context, int64_t chunk, int64_t begin, int64_t end)
 {
+    (void)chunk;
+    const rowdot_call *a = context;
+    const float *restrict w = a->w;
+    const int64_t d = a->d;
     for (int64_t i = begin; i < end; i++) {
-        const float *restrict row = x + i * d;
+        const float *restrict row = a->x + i * d;
         float sum = 0;
 #pragma omp simd reduction(+ : sum)
         for (int64_t j = 0; j < d; j++)
             sum += row[j] * w[j];
-        logit[i] = sum + bias;
+        a->logit[i] = sum + a->bias;
     }
 }
 
 void cpu_rowdot_forward(const kernels *kn, float *logit, const float *x, const float *w, const float *bias, int64_t n,
                         int64_t d)
 {
-    (void)kn;
-    const int64_t chunks = chunk_count(n, d);
-#pragma omp parallel for if (chunks > 1)
-    for (int64_t c = 0; c < chunks; c++)
-        rowdot_rows(logit, x, w, bias ? *bias : 0, d, chunk_begin(n, c, chunks), chunk_begin(n, c + 1, chunks));
+    cpu_chunks(kn, n, d, rowdot_rows, &(rowdot_call){.logit = logit, .x = x, .w = w, .bias = bias ? *bias : 0, .d = d});
 }
 
-CLONES static void rowdot_backward_rows(float *dx, const int32_t *index, float *restrict dw, const float *dlogit,
-                                        const float *x, const float *restrict w, int64_t d, int64_t begin, int64_t end)
+CLONES static void rowdot_backward_rows(const void *context, int64_t chunk, int64_t begin, int64_t end)
 {
+    const rowdot_call *a = context;
+    const float *restrict w = a->w;
+    const int64_t d = a->d;
+    float *restrict dw = a->partial + chunk * d;
     memset(dw, 0, (size_t)d * sizeof *dw);
     for (int64_t i = begin; i < end; i++) {
-        const float *restrict row = x + i * d;
-        const float g = dlogit[i];
+        const float *restrict row = a->x + i * d;
+        const float g = a->dlogit[i];
         for (int64_t j = 0; j < d; j++)
             dw[j] += g * row[j];
-        if (dx) {
-            float *restrict to = dx + (index ? index[i] : i) * d;
+        if (a->dx) {
+            float *restrict to = a->dx + (a->index ? a->index[i] : i) * d;
             for (int64_t j = 0; j < d; j++)
                 to[j] += g * w[j];
         }
@@ -46,14 +58,9 @@ CLONES static void rowdot_backward_rows(float *dx, const int32_t *index, float *
 void cpu_rowdot_backward(const kernels *kn, float *dx, const int32_t *index, float *dw, float *dbias,
                          const float *dlogit, const float *x, const float *w, int64_t n, int64_t d, void *scratch)
 {
-    (void)kn;
-    const int64_t chunks = chunk_count(n, d);
-    float *partial = scratch;
-#pragma omp parallel for if (chunks > 1)
-    for (int64_t c = 0; c < chunks; c++)
-        rowdot_backward_rows(dx, index, partial + c * d, dlogit, x, w, d, chunk_begin(n, c, chunks),
-                             chunk_begin(n, c + 1, chunks));
-    add_partials(dw, partial, chunks, d);
+    cpu_chunks(kn, n, d, rowdot_backward_rows,
+               &(rowdot_call){.dx = dx, .index = index, .partial = scratch, .dlogit = dlogit, .x = x, .w = w, .d = d});
+    add_partials(dw, scratch, chunk_count(n, d), d);
     if (dbias)
         for (int64_t i = 0; i < n; i++)
             *dbias += dlogit[i];
@@ -98,20 +105,42 @@ static void topk_sequence(int32_t *index, uint8_t *member, const float *logit, i
     }
 }
 
+typedef struct topk_call {
+    int32_t *index;
+    uint8_t *member;
+    const float *logit;
+    int64_t T, k;
+} topk_call;
+
+static void topk_tile(void *context, int64_t b, int seat)
+{
+    (void)seat;
+    const topk_call *a = context;
+    topk_sequence(a->index + b * a->k, a->member + b * a->T, a->logit + b * a->T, (int32_t)(b * a->T), a->T, a->k);
+}
+
 void cpu_topk(const kernels *kn, int32_t *index, uint8_t *member, const float *logit, int64_t B, int64_t T, int64_t k,
               void *scratch)
 {
-    (void)kn;
     (void)scratch;
-#pragma omp parallel for if (B * T > 2048)
-    for (int64_t b = 0; b < B; b++)
-        topk_sequence(index + b * k, member + b * T, logit + b * T, (int32_t)(b * T), T, k);
+    topk_call a = {index, member, logit, T, k};
+    pool_run(cpu_threads_for(kn, 4 * B * T), B, topk_tile, &a);
+}
+
+typedef struct noise_call {
+    float *out;
+    uint64_t seed, stream, counter;
+} noise_call;
+
+static void noise_range(const void *context, int64_t chunk, int64_t begin, int64_t end)
+{
+    (void)chunk;
+    const noise_call *a = context;
+    for (int64_t i = begin; i < end; i++)
+        a->out[i] = (float)rng_normal(a->seed, a->stream, a->counter + (uint64_t)i);
 }
 
 void cpu_noise(const kernels *kn, float *out, uint64_t seed, uint64_t stream, uint64_t counter, int64_t n)
 {
-    (void)kn;
-#pragma omp parallel for if (n > 1024)
-    for (int64_t i = 0; i < n; i++)
-        out[i] = (float)rng_normal(seed, stream, counter + (uint64_t)i);
+    cpu_chunks(kn, n, NOISE_COST, noise_range, &(noise_call){out, seed, stream, counter});
 }

@@ -14,8 +14,10 @@ static inline float gate_slope(int gate, float r)
     return gate == GATE_RAW ? 1.0f : gate == GATE_SIGMOID ? s * (1 - s) : 0.0f;
 }
 
-CLONES static void scatter_forward_rows(const scatter_args *a, int64_t begin, int64_t end)
+CLONES static void scatter_forward_rows(const void *context, int64_t chunk, int64_t begin, int64_t end)
 {
+    (void)chunk;
+    const scatter_args *a = context;
     for (int64_t i = begin; i < end; i++) {
         const int64_t row = a->index ? a->index[i] : i;
         const float g = a->logit ? gate_value(a->gate, a->logit[row]) : 1.0f;
@@ -28,15 +30,13 @@ CLONES static void scatter_forward_rows(const scatter_args *a, int64_t begin, in
 
 void cpu_scatter_forward(const kernels *kn, const scatter_args *a)
 {
-    (void)kn;
-    const int64_t chunks = chunk_count(a->n, a->d);
-#pragma omp parallel for if (chunks > 1)
-    for (int64_t c = 0; c < chunks; c++)
-        scatter_forward_rows(a, chunk_begin(a->n, c, chunks), chunk_begin(a->n, c + 1, chunks));
+    cpu_chunks(kn, a->n, a->d, scatter_forward_rows, a);
 }
 
-CLONES static void scatter_backward_rows(const scatter_args *a, int64_t begin, int64_t end)
+CLONES static void scatter_backward_rows(const void *context, int64_t chunk, int64_t begin, int64_t end)
 {
+    (void)chunk;
+    const scatter_args *a = context;
     const bool sloped = a->logit && a->gate != GATE_ONE;
     for (int64_t i = begin; i < end; i++) {
         const int64_t row = a->index ? a->index[i] : i;
@@ -60,9 +60,5 @@ CLONES static void scatter_backward_rows(const scatter_args *a, int64_t begin, i
 
 void cpu_scatter_backward(const kernels *kn, const scatter_args *a)
 {
-    (void)kn;
-    const int64_t chunks = chunk_count(a->n, a->d);
-#pragma omp parallel for if (chunks > 1)
-    for (int64_t c = 0; c < chunks; c++)
-        scatter_backward_rows(a, chunk_begin(a->n, c, chunks), chunk_begin(a->n, c + 1, chunks));
+    cpu_chunks(kn, a->n, a->d, scatter_backward_rows, a);
 }
