@@ -229,21 +229,30 @@ CLONES static void round_range(const void *context, int64_t chunk, int64_t begin
 /* --- tiles --- */
 
 enum {
-    PARTIAL_FLOATS = 1 << 18, /* of all pieces' own C */
-    COPY_FLOATS = 1 << 16,    /* of a thread's copy of a part of A */
+    ROWS = 256, COLUMNS = 512,          /* of a tile, at most */
+    LARGE_ROWS = 512, LARGE_COLUMNS = 1024, /* of a product that is many such: the library packs the operands of these itself */
+    LEAST_SIDE = 64,                    /* of a tile that is cut in two */
+    TILES = 16,                         /* wanted, of products that are worth it */
+    TILE_WORK = 1 << 20,                /* multiply-adds of a tile that is not cut any more */
+    PIECE = 512,                        /* the least depth of a piece */
+    PARTIAL_FLOATS = 1 << 18,           /* of all pieces' own C */
+    COPY_DEPTH = 256, COPY_PADDING = 16,
+    ALIASED = 128, /* floats: rows a multiple of this apart share a few places of the first cache */
 };
 
 /* How a product is cut. */
 typedef struct tiling {
-    int64_t rows, columns, depth; /* of a tile; depth divides k into pieces */
-    int64_t down, across, pieces;
-    bool copies; /* A^T is copied part by part, see multiply_copied */
+    int64_t down, across, pieces; /* tiles along m, n and k */
+    bool copies_a, copies_b;      /* see multiply_copied */
 } tiling;
+
+/* Floats of a thread's copies of parts of A and of B. */
+enum { COPY_A = COPY_DEPTH * (ROWS + COPY_PADDING), COPY_B = COPY_DEPTH * (COLUMNS + COPY_PADDING) };
 
 size_t cpu_gemm_scratch(const kernels *kn, int64_t bf16_floats)
 {
     const size_t operands = bf16_floats > 0 ? (size_t)(bf16_floats + 4 * ALIGNED) * sizeof(float) : 0;
-    return operands + (PARTIAL_FLOATS + (size_t)kn->threads * COPY_FLOATS) * sizeof(float);
+    return operands + (PARTIAL_FLOATS + (size_t)kn->threads * (COPY_A + COPY_B)) * sizeof(float);
 }
 
 static int64_t divide_up(int64_t a, int64_t b)
@@ -256,28 +265,30 @@ static int64_t min64(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
-static int64_t knob(const char *name, int64_t otherwise) { const char *v = getenv(name); return v ? atoll(v) : otherwise; }
-
 static tiling tiling_of(const gemm_args *g)
 {
-    tiling t = {.rows = g->m, .columns = g->n, .depth = g->k};
-    const int64_t TM = knob("TM", 256), TN = knob("TN", 512), TK=knob("TK",512), WORK = knob("TW", 1 << 20);
-    if (g->m * g->n * g->k > WORK) {
-        t.rows = min64(g->m, TM);
-        t.columns = min64(g->n, TN);
-        while (t.rows > 64 && divide_up(g->m, t.rows) * divide_up(g->n, t.columns) < 16 && t.rows * t.columns * g->k > WORK)
-            t.rows = t.rows / 2;
+    const double work = (double)g->m * (double)g->n * (double)g->k;
+    tiling t = {divide_up(g->m, LARGE_ROWS), divide_up(g->n, LARGE_COLUMNS), 1, false, false};
+    if (g->m >= LARGE_ROWS && g->n >= LARGE_COLUMNS && 2 * t.down * t.across >= TILES)
+        return t;
+    t.down = divide_up(g->m, ROWS);
+    t.across = divide_up(g->n, COLUMNS);
+    for (;;) {
+        const int64_t rows = g->m / t.down, columns = g->n / t.across, tiles = t.down * t.across;
+        if (tiles >= TILES || work / (double)tiles < 2.0 * TILE_WORK)
+            break;
+        if (rows >= 2 * LEAST_SIDE && (rows >= columns || columns < 2 * LEAST_SIDE))
+            t.down *= 2;
+        else if (columns >= 2 * LEAST_SIDE)
+            t.across *= 2;
+        else
+            break;
     }
-    t.down = divide_up(g->m, t.rows);
-    t.across = divide_up(g->n, t.columns);
-    t.pieces = 1;
-    if (g->trans_a && t.down * t.across < 16 && g->k >= 2 * TK && !g->bf16 && g->m*g->n <= PARTIAL_FLOATS/2) {
-        t.pieces = min64(min64(g->k / TK, 16 / (t.down * t.across)), PARTIAL_FLOATS / (g->m*g->n));
-        if (t.pieces < 1) t.pieces = 1;
-        t.depth = divide_up(g->k, t.pieces);
-        t.pieces = divide_up(g->k, t.depth);
-    }
-    t.copies = g->trans_a && !g->bf16 && g->lda % knob("TL", 128) == 0 && t.columns >= knob("TC", 192);
+    const int64_t tiles = t.down * t.across;
+    if (g->trans_a && !g->bf16 && tiles < TILES && g->k >= 2 * PIECE && g->m * g->n <= PARTIAL_FLOATS / 2)
+        t.pieces = min64(min64(g->k / PIECE, divide_up(TILES, tiles)), PARTIAL_FLOATS / (g->m * g->n));
+    t.copies_a = !g->bf16 && g->trans_a && g->lda % ALIASED == 0 && g->n / t.across >= 3 * LEAST_SIDE;
+    t.copies_b = !g->bf16 && !g->trans_b && g->ldb % ALIASED == 0 && g->m / t.down >= LEAST_SIDE;
     return t;
 }
 
@@ -287,20 +298,31 @@ typedef struct gemm_call {
     float *partial, *copies;
 } gemm_call;
 
-/* The product with A, stored [k, m], copied a few rows of k at a time to where its rows lie apart by no large power of two: the
- * library walks down columns of A, and lines that far apart share a few places of the caches (66 -> 87 GFLOP/s a core for 1536 x 288
- * x 2048 on Zen 3). */
-static void multiply_copied(const gemm_args *g, float *room)
+static const float *copy_rows(float *to, int64_t stride, const float *from, int64_t from_stride, int64_t rows, int64_t width)
 {
-    const int64_t stride = (g->m + 15) / 16 * 16 + 16, step = COPY_FLOATS / stride;
+    for (int64_t i = 0; i < rows; i++)
+        memcpy(to + i * stride, from + i * from_stride, (size_t)width * sizeof *to);
+    return to;
+}
+
+/* The product with A^T, B or both, which are stored [k, ...], copied a few rows of k at a time to where these lie apart by no large
+ * power of two. The library walks through them row by row, a few columns at a time, and lines that far apart share a few places of
+ * the caches: 46 -> 92 GFLOP/s a core for 256 x 512 of 2048 x 2048 x 768 on Zen 3. */
+static void multiply_copied(const gemm_args *g, const tiling *t, float *room)
+{
     gemm_args part = *g;
-    part.a = room;
-    part.lda = stride;
-    for (int64_t k = 0; k < g->k; k += step) {
-        part.k = min64(step, g->k - k);
-        for (int64_t i = 0; i < part.k; i++)
-            memcpy(room + i * stride, g->a + (k + i) * g->lda, (size_t)g->m * sizeof(float));
+    for (int64_t k = 0; k < g->k; k += COPY_DEPTH) {
+        part.k = min64(COPY_DEPTH, g->k - k);
+        part.a = g->a + (g->trans_a ? k * g->lda : k);
         part.b = g->b + (g->trans_b ? k : k * g->ldb);
+        if (t->copies_a) {
+            part.lda = (g->m + 15) / 16 * 16 + COPY_PADDING;
+            part.a = copy_rows(room, part.lda, part.a, g->lda, part.k, g->m);
+        }
+        if (t->copies_b) {
+            part.ldb = (g->n + 15) / 16 * 16 + COPY_PADDING;
+            part.b = copy_rows(room + COPY_A, part.ldb, part.b, g->ldb, part.k, g->n);
+        }
         multiply(&part);
         part.beta = 1;
     }
@@ -311,15 +333,19 @@ static void multiply_tile(void *context, int64_t tile, int seat)
     const gemm_call *c = context;
     const tiling *t = &c->t;
     gemm_args g = c->args;
-    const int64_t piece = tile / (t->down * t->across), i = tile / t->across % t->down * t->rows, j = tile % t->across * t->columns;
-    const int64_t k = piece * t->depth, a = g.trans_a ? k * g.lda + i : i * g.lda + k, b = g.trans_b ? j * g.ldb + k : k * g.ldb + j;
-    g.m = min64(t->rows, g.m - i);
-    g.n = min64(t->columns, g.n - j);
-    g.k = min64(t->depth, g.k - k);
-    g.a += g.bf16 ? 0 : a;
-    g.b += g.bf16 ? 0 : b;
-    g.a16 += g.bf16 ? a : 0;
-    g.b16 += g.bf16 ? b : 0;
+    const int64_t piece = tile / (t->down * t->across), row = tile / t->across % t->down, column = tile % t->across;
+    const int64_t i = chunk_begin(g.m, row, t->down), j = chunk_begin(g.n, column, t->across), k = chunk_begin(g.k, piece, t->pieces);
+    const int64_t a = g.trans_a ? k * g.lda + i : i * g.lda + k, b = g.trans_b ? j * g.ldb + k : k * g.ldb + j;
+    g.m = chunk_begin(g.m, row + 1, t->down) - i;
+    g.n = chunk_begin(g.n, column + 1, t->across) - j;
+    g.k = chunk_begin(g.k, piece + 1, t->pieces) - k;
+    if (g.bf16) {
+        g.a16 += a;
+        g.b16 += b;
+    } else {
+        g.a += a;
+        g.b += b;
+    }
     if (t->pieces > 1) {
         g.c = c->partial + piece * c->args.m * c->args.n;
         g.ldc = c->args.n;
@@ -329,8 +355,8 @@ static void multiply_tile(void *context, int64_t tile, int seat)
     const int before = keep_to_one_thread();
     if (g.bf16)
         multiply_bf16(&g);
-    else if (t->copies)
-        multiply_copied(&g, c->copies + (size_t)seat * COPY_FLOATS);
+    else if (t->copies_a || t->copies_b)
+        multiply_copied(&g, t, c->copies + (size_t)seat * (COPY_A + COPY_B));
     else
         multiply(&g);
     give_back_threads(before);
