@@ -92,9 +92,11 @@ typedef struct fathom_model_info {
 } fathom_model_info;
 
 /* Loads the model directory dir (config.json, model.safetensors or the files that its index names, tokenizer.json). Without a
- * tokenizer.json that is read here only token ids serve: what takes text fails. threads: that each call which computes with the model uses,
- * whichever thread makes it: 0 (all processors) to 4096. The library sets it as OpenMP's own number of the calling thread
- * (omp_set_num_threads) and leaves it so: a program with parallel regions of its own sets theirs again after a call.
+ * tokenizer.json that is read here only token ids serve: what takes text fails.
+ * threads: how many threads each call on this model may use, no matter which thread calls: 1 to 4095, or 0 for OMP_NUM_THREADS
+ * if it is set, else as many processors as the affinity mask and the container's quota allow. Results are the same bits for any
+ * number. The threads are a pool of the library's own, shared by all models; it starts them when they are first needed and they
+ * sleep between calls. A child made by fork() starts its own. The program's own OpenMP settings are left alone.
  * On success *out is owned by the caller: fathom_model_free. */
 FATHOM_API fathom_status fathom_model_load(const char *dir, int threads, fathom_model **out, fathom_error *err);
 FATHOM_API void fathom_model_free(fathom_model *model); /* NULL is fine */
