@@ -128,7 +128,15 @@ void bench_print_profile(profile *p, int64_t times, double seconds)
             100 * (seconds - within) / seconds);
 }
 
+int bench_print_json(const bench_command *c, json_t *o)
+{
+    json_object_set_new(o, "waited", json_real(cpu_wait_share(&c->before)));
+    return cli_print_json(o);
+}
+
 /* --- the command --- */
+
+static const double BUSY_SHARE = 0.05; /* of waiting, from which on the machine is called busy */
 
 fathom_status bench_shapes(const bench_command *c, model_config *plain, model_config *routed, fathom_error *err)
 {
@@ -190,7 +198,7 @@ static int bench_gemm(const bench_command *c, const kernels *kn)
     json_object_set_new(o, "gemm_bf16_gflops", best[1] > 0 ? json_real(best[1] * 1e-9) : json_null());
     json_object_set_new(o, "read_gb_per_s", json_real(read * 1e-9));
     json_object_set_new(o, "threads", json_integer(kn->threads));
-    return cli_print_json(o);
+    return bench_print_json(c, o);
 }
 
 static const struct {
@@ -268,7 +276,11 @@ int command_bench(int argc, char **argv)
         return cli_usage(&err);
     }
     const kernels kn = kernels_cpu((int)c.threads);
+    c.before = cpu_wait_now();
     const int code = measurements[chosen].run(&c, &kn);
+    const double waited = cpu_wait_share(&c.before);
+    if (code == EXIT_OK && waited > BUSY_SHARE)
+        fprintf(stderr, "busy machine: threads waited for a processor in %.0f %% of the time, so the figures above are too low\n", 100 * waited);
     options_free(&parsed);
     return code;
 }

@@ -4,6 +4,7 @@
 #ifndef FATHOM_CLI_BENCH_H
 #define FATHOM_CLI_BENCH_H
 
+#include "base/cpu_wait.h"
 #include "cli/cli.h"
 #include "infer/session.h"
 #include "kernels/profile.h"
@@ -16,6 +17,7 @@ typedef struct bench_command {
     const char *dtype, *weights_name;
     bool bf16, recompute;
     weight_type weights;
+    cpu_wait before; /* the measurement */
 } bench_command;
 
 int bench_train(const bench_command *c, const kernels *kn);
@@ -53,6 +55,9 @@ typedef struct read_probe {
 fathom_status read_probe_open(read_probe *p, const kernels *kn, fathom_error *err);
 double read_probe_rate(const read_probe *p);
 void read_probe_close(read_probe *p);
+
+/* Prints o, which it takes, with "waited": the share of the time since c->before in which threads had to wait for a processor. */
+int bench_print_json(const bench_command *c, json_t *o);
 
 /* Where `seconds` went, on stderr: an operation a line, per one of `times` steps, and what no operation accounts for. */
 void bench_print_profile(profile *p, int64_t times, double seconds);

@@ -216,7 +216,7 @@ static int report(const bench_command *c, const subject subjects[2], bool decodi
     json_t *o = figures(c, &subjects[0], decoding);
     if (!c->compare_mod) {
         if (c->json)
-            return cli_print_json(o);
+            return bench_print_json(c, o);
         print_figures("", o, decoding);
         json_decref(o);
         return EXIT_OK;
@@ -233,7 +233,7 @@ static int report(const bench_command *c, const subject subjects[2], bool decodi
     json_object_set_new(o, decoding ? "bytes_ratio" : "flops_ratio", json_real(work));
     if (c->json) {
         json_object_set_new(o, "mod", mod);
-        return cli_print_json(o);
+        return bench_print_json(c, o);
     }
     print_figures("plain  ", o, decoding);
     print_figures("MoD    ", mod, decoding);

@@ -292,7 +292,7 @@ int bench_serve(const bench_command *command, const kernels *backend)
             json_object_set_new(o, "mod", to_json(&f[1]));
             json_object_set_new(o, "speed_ratio", cli_number(speed));
         }
-        code = cli_print_json(o);
+        code = bench_print_json(command, o);
     } else if (status == FATHOM_OK) {
         print(&c, count == 2 ? "plain  " : "", &f[0]);
         if (count == 2) {

@@ -120,7 +120,7 @@ static int report(const bench_command *c, const subject *plain, const subject *r
     json_t *o = figures(c, plain);
     if (!c->compare_mod) {
         if (c->json)
-            return cli_print_json(o);
+            return bench_print_json(c, o);
         print_figures("", o);
         json_decref(o);
         return EXIT_OK;
@@ -138,7 +138,7 @@ static int report(const bench_command *c, const subject *plain, const subject *r
     json_object_set_new(o, "mod", mod);
     json_object_set_new(o, "step_ratio", json_real(ratio));
     json_object_set_new(o, "flops_ratio", json_real(flops_ratio));
-    return cli_print_json(o);
+    return bench_print_json(c, o);
 }
 
 static fathom_status measure(const bench_command *c, subject subjects[2], profile *prof, const model_probe *probe, fathom_error *err)

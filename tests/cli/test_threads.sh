@@ -50,7 +50,7 @@ PYTHON
 
 check "one thread computes" outcome one --threads 1
 check "the list is whole" test "$(wc -l <"$work/one.list")" -ge 15
-check "the server's answer is in it" grep -q "line" "$work/one.list"
+check "the server's answer is in it" sh -c "tail -1 '$work/one.list' | grep -q '^\[\[.*-[0-9]'"
 same() {
     name=$1
     shift
@@ -72,8 +72,7 @@ same "OMP_THREAD_LIMIT=1 with --threads 2" outcome other --threads 2
 unset OMP_THREAD_LIMIT
 "$fathom" train --data "$work/text.txt" --out "$work/count" --steps 1 --layers 1 --dim 32 --heads 2 --batch 1 >"$work/out" 2>&1
 check "a thread for each processor" grep -q "on $(nproc) threads" "$work/out"
-OMP_NUM_THREADS=5 "$fathom" train --data "$work/text.txt" --out "$work/count" --resume --steps 2 >"$work/out" 2>&1 ||
-    OMP_NUM_THREADS=5 "$fathom" train --data "$work/text.txt" --out "$work/count2" --steps 1 --layers 1 --dim 32 --heads 2 --batch 1 >"$work/out" 2>&1
+OMP_NUM_THREADS=5 "$fathom" train --data "$work/text.txt" --out "$work/count2" --steps 1 --layers 1 --dim 32 --heads 2 --batch 1 >"$work/out" 2>&1
 check "OMP_NUM_THREADS is heard" grep -q "on 5 threads" "$work/out"
 check "one processor of the affinity mask, one thread" sh -c "taskset -c 0 '$fathom' train --data '$work/text.txt' --out '$work/count3' --steps 1 \
     --layers 1 --dim 32 --heads 2 --batch 1 2>&1 | grep -q 'on 1 threads'"
