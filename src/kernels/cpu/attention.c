@@ -277,7 +277,7 @@ static void forward_span(const attention_args *a, const sequence_view *s, int64_
  * better; many sequences are tiles enough. */
 static int64_t head_parts(const attention_args *a, int64_t keys)
 {
-    enum { WORTHWHILE = 16384, TILES = 32 }; /* keys and values of a tile, in floats; tiles of a call */
+    enum { WORTHWHILE = 8192, TILES = 32 }; /* keys and values of a tile, in floats; tiles of a call */
     const int64_t floats = 2 * keys * a->head_dim * a->heads, wanted = min64(floats / WORTHWHILE, TILES / a->sequences);
     return wanted < 1 ? 1 : min64(wanted, a->heads);
 }
