@@ -13,8 +13,8 @@
  * that names the file, the field and the value. The library never prints and never exits.
  *
  * Signals: the matrix library's generated code uses the stack pointer for its own ends, so a signal handler must not run on the
- * stack of a thread that is inside the library or of the pool it starts. Block the signals you handle in those threads (block
- * them before the first call; the pool inherits the mask), or install handlers with SA_ONSTACK and an alternate stack.
+ * stack of a thread that is inside the library. Block the signals you handle in those threads, or install handlers with
+ * SA_ONSTACK and an alternate stack. The library's own threads block every signal.
  */
 #ifndef FATHOM_H
 #define FATHOM_H

@@ -7,8 +7,8 @@
             print(piece, end="", flush=True)
 
 Threads: a Model and a Tokenizer never change and may be shared; a Session and a Generation serve one call at a time and make a
-second one wait. Every call into the library lets other Python threads run. Nothing survives os.fork(), whose child has no
-OpenMP threads: start processes with multiprocessing's "spawn".
+second one wait. Every call into the library lets other Python threads run. The library's threads do
+not live on in the child of os.fork(); the child starts its own when it computes.
 
 Signals are held back while the library computes (its header says why), so that Ctrl-C raises KeyboardInterrupt when the call under
 way returns: generating, after one token.

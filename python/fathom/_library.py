@@ -155,7 +155,7 @@ for _number in _SYNCHRONOUS:
 
 def call(function: Callable[..., int], *arguments: Any) -> None:
     """function(*arguments, &error); raises what it says. No signal handler runs on this thread's stack meanwhile, nor ever on those of
-    the OpenMP threads that are started meanwhile: fathom.h says why."""
+    the library's threads: fathom.h says why."""
     error = CError()
     before = _SignalSet()
     _libc.pthread_sigmask(signal.SIG_BLOCK, None, before)

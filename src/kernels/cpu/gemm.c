@@ -11,6 +11,7 @@
 
 #ifdef FATHOM_GEMM_CBLAS
 #include <cblas.h>
+#include <pthread.h>
 #define BF16_PRODUCTS 0
 #else
 #include <dnnl.h>
@@ -20,15 +21,25 @@
 /* --- one product on the calling thread --- */
 
 #ifdef FATHOM_GEMM_CBLAS
+/* A serial OpenBLAS shares one buffer among all who call it, and gives wrong numbers to two at a time. */
+static pthread_mutex_t serial_library = PTHREAD_MUTEX_INITIALIZER;
+
 static void multiply(const gemm_args *a)
 {
+    const bool serial = openblas_get_parallel() == OPENBLAS_SEQUENTIAL;
+    if (serial)
+        pthread_mutex_lock(&serial_library);
     cblas_sgemm(CblasRowMajor, a->trans_a ? CblasTrans : CblasNoTrans, a->trans_b ? CblasTrans : CblasNoTrans, (int)a->m,
                 (int)a->n, (int)a->k, a->alpha, a->a, (int)a->lda, a->b, (int)a->ldb, a->beta, a->c, (int)a->ldc);
+    if (serial)
+        pthread_mutex_unlock(&serial_library);
 }
 
-/* A serial library needs none of this; one with threads of its own is told to keep to one. */
+/* OpenBLAS keeps this number for the whole process, so it stays 1: setting it back would change it under another thread's product. */
 static int keep_to_one_thread(void)
 {
+    if (openblas_get_num_threads() != 1)
+        openblas_set_num_threads(1);
     return 1;
 }
 
