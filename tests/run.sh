@@ -43,7 +43,7 @@ run() {
 
 passed=0 failed=0 skipped=0
 if [ "$only" = threads ]; then
-    for name in test_bpe_train test_gradients test_operations test_transformer test_trainer test_session; do
+    for name in test_pool test_sharding test_bpe_train test_gradients test_operations test_transformer test_trainer test_session; do
         run "$name" "$build/tests/$name"
     done
     run test_faults.sh sh tests/serve/test_faults.sh
