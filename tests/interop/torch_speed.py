@@ -65,7 +65,7 @@ class Model(torch.nn.Module):
             update = block(chosen, self.cosine[index][:, None], self.sine[index][:, None]) - chosen
             x = x.scatter_add(1, rows, update * logit.gather(1, index)[..., None])
         logits = self.norm(x) @ self.embed.weight.T
-        return F.cross_entropy(logits.view(B * T, -1), targets.view(-1))
+        return F.cross_entropy(logits.view(B * T, -1), targets.reshape(-1))
 
 
 class Torch:
