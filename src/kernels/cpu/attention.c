@@ -1,13 +1,13 @@
 /* Causal attention in blocks of up to QUERY_BLOCK queries against KEY_BLOCK keys, so that a block of scores stays in the cache
  * and memory does not grow with the sequence. Masked blocks are never computed. A block's products go through the matrix
- * library on the thread that owns the block. The softmax over several blocks of keys keeps each row's running maximum and sum
+ * library, or where they fit through narrow.c's loops, on the thread that owns the block. The softmax over several blocks of keys keeps each row's running maximum and sum
  * and rescales what it has (Milakov and Gimelshein, 2018; Dao et al., 2022).
  *
  * Forward: a task is (sequence, head, span of queries). Backward: a task is (sequence, key/value head), which owns its
  * columns of dk and dv, so nothing needs an atomic and sums have one order. */
 #include "kernels/cpu/cpu.h"
 
-enum { QUERY_BLOCK = 128, QUERY_SPAN = 256, KEY_BLOCK = 512, FEW_QUERIES = 2, ROWS_AHEAD = 32 };
+enum { QUERY_BLOCK = 128, QUERY_SPAN = 256, KEY_BLOCK = 512, NARROW_BLOCK = 4 * NARROW_ROWS, FEW_QUERIES = 2, ROWS_AHEAD = 32 };
 
 typedef struct sequence_view {
     int64_t s;     /* which sequence */
@@ -27,10 +27,11 @@ static int64_t seen_by(const attention_args *a, const sequence_view *s, int64_t 
     return a->q_position ? a->q_position[s->q0 + i] + 1 : s->n - s->m + i + 1;
 }
 
-/* Rows of a block: where a diagonal block's masked half weighs little, more of them make the products faster. */
-static int64_t query_block(const sequence_view *s)
+/* Rows of a block. narrow: as many as keep their scores in the first caches. Else, where a diagonal block's masked half weighs little,
+ * more of them make the products faster. */
+static int64_t query_block(const sequence_view *s, bool narrow)
 {
-    return s->n < KEY_BLOCK ? QUERY_BLOCK / 2 : QUERY_BLOCK;
+    return narrow ? NARROW_BLOCK : s->n < KEY_BLOCK ? QUERY_BLOCK / 2 : QUERY_BLOCK;
 }
 
 static int64_t min64(int64_t a, int64_t b)
@@ -40,11 +41,11 @@ static int64_t min64(int64_t a, int64_t b)
 
 enum { SCORES = 2 * QUERY_BLOCK * KEY_BLOCK };
 
-/* Floats of a thread's room: two blocks of scores and a block of keys and values out of pages, or one query's scores of every head against
- * all keys. */
+/* Floats of a thread's room: two blocks of scores, a block of keys and values out of pages and one of their transposes, or one query's
+ * scores of every head against all keys. */
 static size_t room_floats(int64_t keys, int64_t heads, int64_t dh)
 {
-    const size_t blocks = SCORES + 2 * (size_t)KEY_BLOCK * (size_t)dh, rows = (size_t)(heads * (keys + 16));
+    const size_t blocks = SCORES + 4 * (size_t)KEY_BLOCK * (size_t)dh, rows = (size_t)(heads * (keys + 16));
     return ((blocks > rows ? blocks : rows) + 15) / 16 * 16; /* every thread's room begins with a cache line */
 }
 
@@ -85,9 +86,9 @@ CLONES static void scale_row(float *restrict x, float factor, int64_t n)
         x[j] *= factor;
 }
 
-/* Running maximum and sum of the exponentials of each row. */
+/* Running maximum and sum of the exponentials of each row of a span. */
 typedef struct softmax_rows {
-    float top[QUERY_BLOCK], sum[QUERY_BLOCK];
+    float top[QUERY_SPAN], sum[QUERY_SPAN];
 } softmax_rows;
 
 /* What the rows of a block see of a block of keys that begins `at` keys into the sequence: some none, some all. */
@@ -108,30 +109,37 @@ static inline int64_t visible_to(const visible_keys *v, int64_t i, int64_t keys)
     return n < 0 ? 0 : n < keys ? n : keys;
 }
 
-/* Takes in a block of scores [rows, keys]: the scores become weights towards the rows' maximum so far, and the sums (out, dh wide)
- * are brought to it. */
-static void softmax_block(softmax_rows *r, float *scores, int64_t rows, int64_t keys, const visible_keys *visible, bool first,
-                          float *out, int64_t out_stride, int64_t dh)
+/* A block of scores [rows, keys]; the rows are `stride` apart. */
+typedef struct score_block {
+    float *scores;
+    int64_t rows, keys, stride;
+    visible_keys visible;
+} score_block;
+
+/* Takes in a block: the scores become weights towards the rows' maximum so far, and the sums (out, dh wide) are brought to it. top, sum:
+ * of the block's rows. */
+static void softmax_block(float *tops, float *sums, const score_block *b, bool first, float *out, int64_t out_stride, int64_t dh)
 {
-    for (int64_t i = 0; i < rows; i++) {
-        float *p = scores + i * keys;
-        const int64_t n = visible_to(visible, i, keys);
+    const int64_t keys = b->keys;
+    for (int64_t i = 0; i < b->rows; i++) {
+        float *p = b->scores + i * b->stride;
+        const int64_t n = visible_to(&b->visible, i, keys);
         const float block_top = n > 0 ? max_of(p, n) : -INFINITY;
-        const float top = first || block_top > r->top[i] || block_top != block_top ? block_top : r->top[i];
+        const float top = first || block_top > tops[i] || block_top != block_top ? block_top : tops[i];
         const float sum = n > 0 ? exp_row(p, n, top) : 0;
         for (int64_t j = n; j < keys; j++)
             p[j] = 0;
         if (first) {
-            r->sum[i] = sum;
+            sums[i] = sum;
         } else {
-            if (top != r->top[i]) {
-                const float factor = expf(r->top[i] - top);
-                r->sum[i] *= factor;
+            if (top != tops[i]) {
+                const float factor = expf(tops[i] - top);
+                sums[i] *= factor;
                 scale_row(out + i * out_stride, factor, dh);
             }
-            r->sum[i] += sum;
+            sums[i] += sum;
         }
-        r->top[i] = top;
+        tops[i] = top;
     }
 }
 
@@ -240,36 +248,100 @@ static key_run key_block(const attention_args *a, const sequence_view *s, int64_
     return (key_run){k, v, n};
 }
 
-/* QUERY_SPAN queries from `begin` on. Block of keys by block of keys, so that one is fetched once for all of them. */
-static void forward_span(const attention_args *a, const sequence_view *s, int64_t head, int64_t begin,
-                         float *scores)
+/* Rows that the narrow loops take at a time, from i on. */
+static int64_t group_rows(int64_t i, int64_t rows)
 {
-    const int64_t block = query_block(s), count = min64(QUERY_SPAN, s->m - begin);
+    return min64(NARROW_ROWS, rows - i);
+}
+
+/* The keys that some row of a group sees. */
+static int64_t group_keys(const score_block *b, int64_t i)
+{
+    return visible_to(&b->visible, i + group_rows(i, b->rows) - 1, b->keys);
+}
+
+static int64_t padded(int64_t keys)
+{
+    return (keys + NARROW_COLUMNS - 1) / NARROW_COLUMNS * NARROW_COLUMNS;
+}
+
+/* b's scores = alpha x k^T of rows x [rows, dh], as far as they are seen; kt: keys transposed, KEY_BLOCK apart, NULL where the matrix
+ * library multiplies. */
+static void score_product(const score_block *b, float *scores, const float *x, int64_t x_stride, const float *k, int64_t k_stride,
+                          const float *kt, int64_t dh, float alpha)
+{
+    if (!kt) {
+        cpu_gemm_one(&(gemm_args){.trans_b = true, .m = b->rows, .n = b->keys, .k = dh, .a = x, .lda = x_stride, .b = k,
+                                  .ldb = k_stride, .c = scores, .ldc = b->stride, .alpha = alpha});
+        return;
+    }
+    for (int64_t i = 0; i < b->rows; i += NARROW_ROWS)
+        cpu_narrow_product(&(narrow_args){.rows = group_rows(i, b->rows), .columns = padded(group_keys(b, i)), .depth = dh,
+                                          .a = x + i * x_stride, .a_row = x_stride, .a_depth = 1, .b = kt, .b_stride = KEY_BLOCK,
+                                          .c = scores + i * b->stride, .c_stride = b->stride, .alpha = alpha});
+}
+
+/* y [rows, dh] = alpha weights v (+ y): of a block's weights over its keys. */
+static void weighted_product(const score_block *b, const float *weights, const float *v, int64_t v_stride, float *y, int64_t y_stride,
+                             int64_t dh, float alpha, bool add, bool narrow)
+{
+    if (!narrow) {
+        cpu_gemm_one(&(gemm_args){.m = b->rows, .n = dh, .k = b->keys, .a = weights, .lda = b->stride, .b = v, .ldb = v_stride,
+                                  .c = y, .ldc = y_stride, .alpha = alpha, .beta = add});
+        return;
+    }
+    for (int64_t i = 0; i < b->rows; i += NARROW_ROWS)
+        cpu_narrow_product(&(narrow_args){.rows = group_rows(i, b->rows), .columns = dh, .depth = group_keys(b, i),
+                                          .a = weights + i * b->stride, .a_row = b->stride, .a_depth = 1, .b = v, .b_stride = v_stride,
+                                          .c = y + i * y_stride, .c_stride = y_stride, .alpha = alpha, .add = add});
+}
+
+/* y [keys, dh] = alpha weights^T x (+ y): what the block's rows x [rows, dh] give its keys. */
+static void transposed_product(const score_block *b, const float *weights, const float *x, int64_t x_stride, float *y, int64_t y_stride,
+                               int64_t dh, float alpha, bool add, bool narrow)
+{
+    if (!narrow) {
+        cpu_gemm_one(&(gemm_args){.trans_a = true, .m = b->keys, .n = dh, .k = b->rows, .a = weights, .lda = b->stride, .b = x,
+                                  .ldb = x_stride, .c = y, .ldc = y_stride, .alpha = alpha, .beta = add});
+        return;
+    }
+    for (int64_t j = 0, row = 0; j < b->keys; j += NARROW_ROWS) {
+        while (visible_to(&b->visible, row, b->keys) <= j) /* the last row sees every key */
+            row++;
+        cpu_narrow_product(&(narrow_args){.rows = group_rows(j, b->keys), .columns = dh, .depth = b->rows - row,
+                                          .a = weights + row * b->stride + j, .a_row = 1, .a_depth = b->stride,
+                                          .b = x + row * x_stride, .b_stride = x_stride, .c = y + j * y_stride, .c_stride = y_stride,
+                                          .alpha = alpha, .add = add});
+    }
+}
+
+/* QUERY_SPAN queries from `begin` on. Block of keys by block of keys, so that one is fetched once for all of them. */
+static void forward_span(const attention_args *a, const sequence_view *s, int64_t head, int64_t begin, float *scores)
+{
     const int64_t dh = a->head_dim, kv_head = head / (a->heads / a->kv_heads), out_stride = a->heads * dh, q_row = s->q0 + begin;
-    float *out = a->out + q_row * out_stride + head * dh;
-    softmax_rows r[2 * QUERY_SPAN / QUERY_BLOCK];
-    const int64_t end = seen_by(a, s, begin + count - 1);
+    const bool narrow = cpu_narrow_fits(dh);
+    const int64_t block = query_block(s, narrow), count = min64(QUERY_SPAN, s->m - begin), end = seen_by(a, s, begin + count - 1);
+    float *out = a->out + q_row * out_stride + head * dh, *paged = scores + SCORES, *kt = narrow ? paged + 2 * KEY_BLOCK * dh : NULL;
+    softmax_rows r;
     for (int64_t at = 0; at < end; at += KEY_BLOCK) {
-        const key_run kv = key_block(a, s, kv_head, at, min64(KEY_BLOCK, end - at), scores + SCORES);
+        const key_run kv = key_block(a, s, kv_head, at, min64(KEY_BLOCK, end - at), paged);
+        if (narrow)
+            cpu_narrow_transpose(kt, KEY_BLOCK, kv.k, a->kv_stride, min64(KEY_BLOCK, end - at), dh);
         for (int64_t i = 0; i < count; i += block) {
-            const int64_t rows = min64(block, count - i), keys = seen_by(a, s, begin + i + rows - 1), n = min64(KEY_BLOCK, keys - at);
-            const visible_keys visible = visible_from(a, s, begin + i, at);
+            const int64_t rows = min64(block, count - i), n = min64(KEY_BLOCK, seen_by(a, s, begin + i + rows - 1) - at);
             if (n <= 0)
                 continue;
-            cpu_gemm_one(&(gemm_args){.trans_b = true, .m = rows, .n = n, .k = dh,
-                                      .a = a->q + (q_row + i) * a->q_stride + head * dh, .lda = a->q_stride,
-                                      .b = kv.k, .ldb = a->kv_stride, .c = scores, .ldc = n,
-                                      .alpha = a->scale});
-            softmax_block(&r[i / block], scores, rows, n, &visible, at == 0, out + i * out_stride, out_stride, dh);
-            cpu_gemm_one(&(gemm_args){.m = rows, .n = dh, .k = n, .a = scores, .lda = n, .b = kv.v, .ldb = a->kv_stride,
-                                      .c = out + i * out_stride, .ldc = out_stride, .alpha = 1, .beta = at > 0});
+            const score_block b = {scores, rows, n, narrow ? padded(n) : n, visible_from(a, s, begin + i, at)};
+            float *to = out + i * out_stride;
+            score_product(&b, scores, a->q + (q_row + i) * a->q_stride + head * dh, a->q_stride, kv.k, a->kv_stride, kt, dh, a->scale);
+            softmax_block(r.top + i, r.sum + i, &b, at == 0, to, out_stride, dh);
+            weighted_product(&b, scores, kv.v, a->kv_stride, to, out_stride, dh, 1, at > 0, narrow);
         }
     }
     for (int64_t i = 0; i < count; i++) {
-        const softmax_rows *of = &r[i / block];
-        scale_row(out + i * out_stride, 1 / of->sum[i % block], dh);
+        scale_row(out + i * out_stride, 1 / r.sum[i], dh);
         if (a->lse)
-            a->lse[(q_row + i) * a->heads + head] = of->top[i % block] + logf(of->sum[i % block]);
+            a->lse[(q_row + i) * a->heads + head] = r.top[i] + logf(r.sum[i]);
     }
 }
 
@@ -326,19 +398,18 @@ void cpu_attention_forward(const kernels *kn, const attention_args *a)
 
 /* From scores [rows, keys] and dp = dout v^T: p becomes the probabilities, dp the gradient of the scores,
  * ds = p (dp - <dout, out>); past what a row sees both become 0. */
-CLONES static void score_gradients(float *scores, float *dscores, int64_t rows, int64_t keys, const visible_keys *visible,
-                                   const float *lse, int64_t heads, const float *delta)
+CLONES static void score_gradients(const score_block *b, float *dscores, const float *lse, int64_t heads, const float *delta)
 {
-    for (int64_t i = 0; i < rows; i++) {
-        float *restrict p = scores + i * keys, *restrict dp = dscores + i * keys;
-        const int64_t n = visible_to(visible, i, keys);
+    for (int64_t i = 0; i < b->rows; i++) {
+        float *restrict p = b->scores + i * b->stride, *restrict dp = dscores + i * b->stride;
+        const int64_t n = visible_to(&b->visible, i, b->keys);
         const float log_sum = lse[i * heads], d = delta[i];
 #pragma omp simd
         for (int64_t j = 0; j < n; j++) {
             p[j] = exp_fast(p[j] - log_sum);
             dp[j] = p[j] * (dp[j] - d);
         }
-        for (int64_t j = n; j < keys; j++)
+        for (int64_t j = n; j < b->keys; j++)
             p[j] = dp[j] = 0;
     }
 }
@@ -357,54 +428,57 @@ CLONES static void row_dots(float *delta, const float *out, const float *dout, i
 
 /* One block of queries against one of keys. */
 typedef struct tile {
-    int64_t rows, keys;
-    visible_keys visible;
+    score_block block;
     const float *q, *k, *v, *dout, *lse, *delta;
+    const float *kt, *vt; /* transposed; NULL where the matrix library multiplies */
     float *dq, *dk, *dv;
     bool first_keys, first_queries; /* set dq; set dk and dv */
 } tile;
 
-static void backward_tile(const attention_args *a, const tile *t, float *scores, float *dscores)
+static void backward_tile(const attention_args *a, const tile *t, float *dscores)
 {
-    const int64_t dh = a->head_dim, stride = a->heads * dh, m = t->rows, n = t->keys;
-    const float beta = t->first_queries ? 0 : 1;
-    cpu_gemm_one(&(gemm_args){.trans_b = true, .m = m, .n = n, .k = dh, .a = t->q, .lda = a->q_stride, .b = t->k,
-                              .ldb = a->kv_stride, .c = scores, .ldc = n, .alpha = a->scale});
-    cpu_gemm_one(&(gemm_args){.trans_b = true, .m = m, .n = n, .k = dh, .a = t->dout, .lda = stride, .b = t->v,
-                              .ldb = a->kv_stride, .c = dscores, .ldc = n, .alpha = 1});
-    score_gradients(scores, dscores, m, n, &t->visible, t->lse, a->heads, t->delta);
-    cpu_gemm_one(&(gemm_args){.trans_a = true, .m = n, .n = dh, .k = m, .a = scores, .lda = n, .b = t->dout,
-                              .ldb = stride, .c = t->dv, .ldc = a->kv_stride, .alpha = 1, .beta = beta});
-    cpu_gemm_one(&(gemm_args){.trans_a = true, .m = n, .n = dh, .k = m, .a = dscores, .lda = n, .b = t->q,
-                              .ldb = a->q_stride, .c = t->dk, .ldc = a->kv_stride, .alpha = a->scale, .beta = beta});
-    cpu_gemm_one(&(gemm_args){.m = m, .n = dh, .k = n, .a = dscores, .lda = n, .b = t->k, .ldb = a->kv_stride, .c = t->dq,
-                              .ldc = a->q_stride, .alpha = a->scale, .beta = t->first_keys ? 0 : 1});
+    const int64_t dh = a->head_dim, stride = a->heads * dh;
+    const score_block *b = &t->block;
+    const bool narrow = t->kt != NULL;
+    score_product(b, b->scores, t->q, a->q_stride, t->k, a->kv_stride, t->kt, dh, a->scale);
+    score_product(b, dscores, t->dout, stride, t->v, a->kv_stride, t->vt, dh, 1);
+    score_gradients(b, dscores, t->lse, a->heads, t->delta);
+    transposed_product(b, b->scores, t->dout, stride, t->dv, a->kv_stride, dh, 1, !t->first_queries, narrow);
+    transposed_product(b, dscores, t->q, a->q_stride, t->dk, a->kv_stride, dh, a->scale, !t->first_queries, narrow);
+    weighted_product(b, dscores, t->k, a->kv_stride, t->dq, a->q_stride, dh, a->scale, !t->first_keys, narrow);
 }
 
 /* Block of keys by block of keys, so that one, with its gradients, stays in the cache while the queries that see it go by. */
-static void backward_head(const attention_args *a, const sequence_view *s, int64_t head, bool first,
-                          float *scores)
+static void backward_head(const attention_args *a, const sequence_view *s, int64_t head, bool first, float *scores)
 {
-    const int64_t block = query_block(s), last = (s->m - 1) / block * block, dh = a->head_dim, stride = a->heads * dh;
-    const int64_t kv_head = head / (a->heads / a->kv_heads);
+    const int64_t dh = a->head_dim, stride = a->heads * dh, kv_head = head / (a->heads / a->kv_heads);
+    const bool narrow = cpu_narrow_fits(dh);
+    const int64_t block = query_block(s, narrow), last = (s->m - 1) / block * block;
     const int64_t kv = s->k0 * a->kv_stride + kv_head * a->kv_head_stride;
     float *dscores = scores + (size_t)QUERY_BLOCK * KEY_BLOCK, delta[QUERY_BLOCK];
-    for (int64_t at = 0; at < s->n; at += KEY_BLOCK)
+    float *kt = narrow ? scores + SCORES : NULL, *vt = narrow ? kt + KEY_BLOCK * dh : NULL;
+    for (int64_t at = 0; at < s->n; at += KEY_BLOCK) {
+        const int64_t from = kv + at * a->kv_stride;
+        if (narrow) {
+            cpu_narrow_transpose(kt, KEY_BLOCK, a->k + from, a->kv_stride, min64(KEY_BLOCK, s->n - at), dh);
+            cpu_narrow_transpose(vt, KEY_BLOCK, a->v + from, a->kv_stride, min64(KEY_BLOCK, s->n - at), dh);
+        }
         /* from the last block of queries, which sees every key, so that it sets dk and dv and the others add to them */
         for (int64_t begin = last; begin >= 0; begin -= block) {
-            const int64_t rows = min64(block, s->m - begin), row = s->q0 + begin, from = kv + at * a->kv_stride;
+            const int64_t rows = min64(block, s->m - begin), row = s->q0 + begin;
             const int64_t keys = min64(KEY_BLOCK, seen_by(a, s, begin + rows - 1) - at);
             if (keys <= 0)
                 break;
             const float *dout = a->dout + row * stride + head * dh;
             row_dots(delta, a->out + row * stride + head * dh, dout, rows, stride, dh);
-            const tile t = {.rows = rows, .keys = keys, .visible = visible_from(a, s, begin, at),
-                            .q = a->q + row * a->q_stride + head * dh, .k = a->k + from, .v = a->v + from, .dout = dout,
-                            .lse = a->lse + row * a->heads + head, .delta = delta,
+            const tile t = {.block = {scores, rows, keys, narrow ? padded(keys) : keys, visible_from(a, s, begin, at)},
+                            .q = a->q + row * a->q_stride + head * dh, .k = a->k + from, .v = a->v + from, .kt = kt, .vt = vt,
+                            .dout = dout, .lse = a->lse + row * a->heads + head, .delta = delta,
                             .dq = a->dq + row * a->q_stride + head * dh, .dk = a->dk + from, .dv = a->dv + from,
                             .first_keys = at == 0, .first_queries = first && begin == last && !a->q_position};
-            backward_tile(a, &t, scores, dscores);
+            backward_tile(a, &t, dscores);
         }
+    }
 }
 
 static void backward_heads(void *context, int64_t tile, int seat)

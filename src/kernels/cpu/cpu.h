@@ -116,6 +116,27 @@ void cpu_matvec(const kernels *kn, const linear_args *a);
 /* The rows [begin, end) of w, on the calling thread. */
 void cpu_matvec_rows(const linear_args *a, int64_t begin, int64_t end);
 
+/* C [rows, columns] = alpha A B (+ C where add), 1 to NARROW_ROWS rows, columns a multiple of NARROW_COLUMNS (narrow.c). A's number at
+ * (i, l) is a[i a_row + l a_depth]; B is [depth, columns]. */
+enum { NARROW_ROWS = 6, NARROW_COLUMNS = 16 };
+typedef struct narrow_args {
+    int64_t rows, columns, depth;
+    const float *a;
+    int64_t a_row, a_depth;
+    const float *b;
+    int64_t b_stride;
+    float *c;
+    int64_t c_stride;
+    float alpha;
+    bool add;
+} narrow_args;
+/* May these be used on this processor, for a head of so many columns? */
+bool cpu_narrow_fits(int64_t columns);
+void cpu_narrow_product(const narrow_args *p);
+/* to [columns, stride] = the transpose of from [n, columns], columns a multiple of 8; zeros behind its n columns up to a multiple of
+ * NARROW_COLUMNS. */
+void cpu_narrow_transpose(float *to, int64_t stride, const float *from, int64_t from_stride, int64_t n, int64_t columns);
+
 /* Per file: the entries it provides. */
 size_t cpu_linear_scratch(const kernels *kn, const kernel_sizes *s);
 void cpu_linear(const kernels *kn, const linear_args *a);

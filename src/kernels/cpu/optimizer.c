@@ -12,12 +12,14 @@ CLONES static void adamw_range(const void *context, int64_t chunk, int64_t begin
     const adamw_call *f = context;
     const adamw_args *a = f->args;
     float *restrict p = a->p, *restrict g = a->g, *restrict m = a->m, *restrict v = a->v;
-    const float b1 = a->beta1, b2 = a->beta2;
+    /* copies, which no store through p can change: the compiler vectorises the loop then */
+    const float b1 = a->beta1, b2 = a->beta2, m_scale = f->m_scale, v_scale = f->v_scale;
+    const float scale = a->grad_scale, lr = a->lr, eps = a->eps, decay = a->decay;
     for (int64_t i = begin; i < end; i++) {
-        const float gi = g[i] * a->grad_scale;
+        const float gi = g[i] * scale;
         m[i] = b1 * m[i] + (1 - b1) * gi;
         v[i] = b2 * v[i] + (1 - b2) * gi * gi;
-        p[i] -= a->lr * (m[i] * f->m_scale / (sqrtf(v[i] * f->v_scale) + a->eps) + a->decay * p[i]);
+        p[i] -= lr * (m[i] * m_scale / (sqrtf(v[i] * v_scale) + eps) + decay * p[i]);
         g[i] = 0;
     }
 }
