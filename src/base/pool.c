@@ -16,6 +16,7 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <sys/resource.h>
 
 #include "base/timing.h"
 
@@ -26,9 +27,10 @@ enum {
     STACK_BYTES = 1 << 20,
 };
 
-/* How long a thread spins before it sleeps: as long as waking takes, so longer than what lies between two operations of a step and
- * much shorter than the milliseconds for which a busy machine takes a processor away. */
-static const double spin_seconds = 20e-6;
+/* How long a thread spins before it sleeps. Where other programs want the processors: longer than what lies between two operations
+ * of a step, and much shorter than the milliseconds for which such a machine takes a processor away. Elsewhere: longer than a tile
+ * takes, because to wake a processor that has gone idle takes 50 us and more, above all in a virtual machine. */
+static const double short_spin = 20e-6, long_spin = 1e-3;
 
 typedef struct slot {
     _Atomic uint64_t state;
@@ -45,6 +47,9 @@ typedef struct slot {
 static struct {
     _Atomic uint64_t open; /* bit s: slot s has a job */
     atomic_int sleepers, workers, wanted;
+    atomic_bool contended; /* do other programs want the processors? */
+    _Atomic double looked; /* when this was last found out, and how often threads had been pushed off their processors by then */
+    _Atomic long pushed;
     pthread_mutex_t lock; /* sleeping and waking, and starting workers */
     pthread_cond_t work;
     slot slots[SLOTS];
@@ -84,9 +89,24 @@ static void pause_briefly(void)
 #endif
 }
 
+/* On an idle machine a thread is pushed off its processor some 20 times a second, beside other work 200 times and more. */
+static bool is_contended(double now)
+{
+    enum { PUSHED_PER_SECOND = 100 };
+    static const double stretch = 0.05; /* seconds */
+    double before = atomic_load(&pool.looked);
+    if (now - before < stretch || !atomic_compare_exchange_strong(&pool.looked, &before, now))
+        return atomic_load(&pool.contended);
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    const long pushed = usage.ru_nivcsw - atomic_exchange(&pool.pushed, usage.ru_nivcsw);
+    atomic_store(&pool.contended, (double)pushed > PUSHED_PER_SECOND * (now - before) * (atomic_load(&pool.workers) + 1));
+    return atomic_load(&pool.contended);
+}
+
 /* Spins until the time is over; false then. The clock is read now and then, for reading it takes longer than a pause. */
 typedef struct spin {
-    double until;
+    double began;
     int turns;
 } spin;
 
@@ -98,8 +118,9 @@ static bool spin_on(spin *s)
         return true;
     const double now = timing_now();
     if (s->turns == TURNS)
-        s->until = now + spin_seconds;
-    return now < s->until;
+        s->began = now;
+    const double spun = now - s->began;
+    return spun < short_spin || (spun < long_spin && !is_contended(now));
 }
 
 static void compute(slot *s, int64_t tile, int seat)

@@ -148,6 +148,11 @@ static void linear_in_every_kind(void **state)
             for (size_t i = 0; i < sizeof widths / sizeof *widths; i++)
                 for (int by_row = 0; by_row < 2; by_row++)
                     check_linear((weight_type)type, rows[r], widths[i], 1 + (int64_t)(7 * i + 3 * r), (r + i) % 2 == 0, by_row);
+    const int64_t ins[] = {8, 256, 264, 520}, outs[] = {16, 64, 80, 144}; /* whole and cut tiles of W, in one round and in several */
+    for (int i = 0; i < 4; i++)
+        for (int j = 0; j < 4; j++)
+            for (int64_t n = 9; n < 60; n += 7)
+                check_linear((i + j) % 2 ? WEIGHT_BF16 : WEIGHT_Q8, n, ins[i], outs[j], (n + i) % 3 == 0, false);
     check_linear(WEIGHT_BF16, 40, 3000, 700, true, false); /* more than one slice of widened rows */
     check_linear(WEIGHT_Q8, 40, 3000, 700, false, false);
     check_linear(WEIGHT_F32, 1, 300, 4000, false, false); /* on every thread */
