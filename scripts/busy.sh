@@ -30,7 +30,7 @@ measure() {
 import json, os, resource, subprocess, sys, time
 name, seconds, work, fathom, *prefix = sys.argv[1:]
 command = [*prefix, fathom, "train", "--data", f"{work}/text.txt", "--out", f"{work}/{name}", "--val-fraction", "0", "--steps", "1000000",
-           "--save-every", "0", "--layers", "8", "--dim", "64", "--batch", "8", "--seq-len", "256", "--mod", "topk"]
+           "--save-every", "0", "--log-every", "1", "--layers", "8", "--dim", "64", "--batch", "8", "--seq-len", "256", "--mod", "topk"]
 run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 def steps():
     try:
