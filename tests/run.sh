@@ -3,6 +3,8 @@
 # With `threads` only the programs that compute on several threads run (for ThreadSanitizer); with `faults`
 # only the server among broken clients.
 set -u
+# In the background of a script SIGINT is ignored, and tests of what it does would wait for ever.
+[ -n "${FATHOM_SIGNALS_RESET:-}" ] || FATHOM_SIGNALS_RESET=1 exec env --default-signal=INT,QUIT,TERM,PIPE sh "$0" "$@"
 cd "$(dirname "$0")/.."
 build=$1 flags=${2:-} only=${3:-}
 export CMOCKA_MESSAGE_OUTPUT=TAP
@@ -20,28 +22,30 @@ if ! { cmake -S . -B "$build" -DFATHOM_TESTS=ON -DFATHOM_WERROR=ON $flags &&
     exit 1
 fi
 
+one=$build/one.log
 : >"$log"
 run() {
     name=$1
     shift
     start=$(date +%s)
-    "$@" >"$build/one.log" 2>&1
+    "$@" >"$one" 2>&1
     status=$?
-    cat "$build/one.log" >>"$log"
-    good=$(grep -c '^ok' "$build/one.log")
-    bad=$(grep '^not ok' "$build/one.log" | grep -vc '# SKIP') # cmocka 1 says "not ok" of a test that skips itself
+    cat "$one" >>"$log"
+    good=$(grep -c '^ok' "$one")
+    bad=$(grep '^not ok' "$one" | grep -vc '# SKIP') # cmocka 1 says "not ok" of a test that skips itself
     # a program that died has failed even where every line it printed is good
     [ "$status" -ne 0 ] && [ "$status" -ne 77 ] && [ "$bad" -eq 0 ] && bad=1 && echo "not ok - $name exited with $status" >>"$log"
-    skip=$(grep -c '^ok.*# SKIP\|^not ok.*# SKIP\|^1\.\.0 # SKIP' "$build/one.log")
-    good=$((good - $(grep -c '^ok.*# SKIP' "$build/one.log")))
+    skip=$(grep -c '^ok.*# SKIP\|^not ok.*# SKIP\|^1\.\.0 # SKIP' "$one")
+    good=$((good - $(grep -c '^ok.*# SKIP' "$one")))
     [ $((good + bad + skip)) -eq 0 ] && bad=1 && echo "not ok - $name ran no test" >>"$log"
     echo "$name: $good passed, $bad failed, $skip skipped ($(($(date +%s) - start)) s)"
-    [ "$bad" -gt 0 ] && { echo "--- $name"; grep -v '^ok' "$build/one.log" | tail -60; }
-    [ "$skip" -gt 0 ] && grep '# SKIP' "$build/one.log"
+    [ "$bad" -gt 0 ] && { echo "--- $name"; grep -v '^ok' "$one" | tail -60; }
+    [ "$skip" -gt 0 ] && grep '# SKIP' "$one"
     passed=$((passed + good)) failed=$((failed + bad)) skipped=$((skipped + skip))
 }
 
 passed=0 failed=0 skipped=0
+rm -f "$build/aside.counts"
 if [ "$only" = threads ]; then
     for name in test_pool test_sharding test_bpe_train test_gradients test_operations test_transformer test_trainer test_session; do
         run "$name" "$build/tests/$name"
@@ -50,13 +54,29 @@ if [ "$only" = threads ]; then
 elif [ "$only" = faults ]; then
     run test_faults.sh sh tests/serve/test_faults.sh
 else
+    # Beside the others run those that mostly keep one processor busy, with a log and counts of their own.
+    aside="test_page.sh test_python.sh test_report.sh"
+    (
+        one=$build/one-aside.log log=$build/test-aside.log
+        : >"$log"
+        run reference sh tests/reference/run.sh
+        for name in $aside; do
+            run "$name" sh "$(echo tests/*/"$name")"
+        done
+        echo "passed=$((passed)) failed=$((failed)) skipped=$((skipped))" >"$build/aside.counts"
+    ) &
     for program in "$build"/tests/test_*; do
         run "$(basename "$program")" "$program"
     done
     for script in tests/*/test_*.sh; do
+        case " $aside " in *" ${script##*/} "*) continue ;; esac
         run "$(basename "$script")" sh "$script"
     done
-    run reference sh tests/reference/run.sh
+    wait
+    here_passed=$passed here_failed=$failed here_skipped=$skipped passed=0 failed=1 skipped=0
+    cat "$build/test-aside.log" >>"$log"
+    . "$build/aside.counts"
+    passed=$((passed + here_passed)) failed=$((failed + here_failed)) skipped=$((skipped + here_skipped))
 fi
 if [ "$skipped" -gt 0 ]; then
     echo "$passed passed, $failed failed, $skipped skipped"

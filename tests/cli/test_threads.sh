@@ -3,7 +3,7 @@
 . "$(dirname "$0")/../tap.sh"
 
 for i in $(seq 3000); do echo "line $i of a text that is read, $((i * 7919 % 1000)) times"; done >"$work/text.txt"
-shape="--steps 50 --layers 4 --dim 64 --heads 4 --seq-len 128 --batch 8 --eval-tokens 2048"
+shape="--steps 50 --layers 2 --dim 64 --heads 4 --seq-len 128 --batch 8 --eval-tokens 2048"
 
 # Everything that computes, as one list of checksums. outcome NAME OPTIONS...: OPTIONS of every command that takes --threads
 outcome() {
