@@ -1,7 +1,8 @@
 /* Causal attention in blocks of up to QUERY_BLOCK queries against KEY_BLOCK keys, so that a block of scores stays in the cache
- * and memory does not grow with the sequence. Masked blocks are never computed. A block's products go through the matrix
- * library, or where they fit through narrow.c's loops, on the thread that owns the block. The softmax over several blocks of keys keeps each row's running maximum and sum
- * and rescales what it has (Milakov and Gimelshein, 2018; Dao et al., 2022).
+ * and memory does not grow with the sequence. Masked blocks are never computed. A block's products go through narrow.c's
+ * loops where these fit, elsewhere through the matrix library, on the thread that owns the block. The softmax over several
+ * blocks of keys keeps each row's running maximum and sum and rescales what it has (Milakov and Gimelshein, 2018; Dao et al.,
+ * 2022).
  *
  * Forward: a task is (sequence, head, span of queries). Backward: a task is (sequence, key/value head), which owns its
  * columns of dk and dv, so nothing needs an atomic and sums have one order. */
