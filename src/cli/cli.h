@@ -10,7 +10,7 @@
 #include "model/config.h"
 #include "text/corpus.h"
 
-enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_INTERRUPTED = 130 };
+enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_BY_SIGNAL = 128 /* and its number */ };
 
 int command_train(int argc, char **argv);
 int command_eval(int argc, char **argv);
@@ -35,8 +35,11 @@ json_t *cli_number(double value);
 /* Generated text as JSON, which is UTF-8; a byte model may say anything: bytes that are not UTF-8 become U+FFFD. */
 json_t *cli_text(const char *text, size_t length);
 
-/* From now on the first Ctrl-C sets *flag, a second one ends the process. To be called before the first parallel region: threads
- * inherit the signal mask. */
+/* The signals that ask a command to end: SIGINT (Ctrl-C), SIGTERM (batch systems, docker stop) and SIGHUP (a closed terminal).
+ * Blocks them in this thread and in those that it will start, so it belongs before the first. One that the process was started
+ * to ignore, as under nohup or in the background of a script, stays ignored and is not in the set. */
+sigset_t signals_take(void);
+/* From now on the first of these signals sets *flag to its number, and a second one ends the process at once. */
 void interrupt_watch(volatile sig_atomic_t *flag);
 
 /* Model options, shared by every command that makes a model. */

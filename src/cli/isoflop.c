@@ -371,7 +371,7 @@ int command_isoflop(int argc, char **argv)
         fputc('\n', stderr);
     int code = status == FATHOM_OK ? report(&c) : cli_fail(&err);
     if (status == FATHOM_INTERRUPTED)
-        code = EXIT_INTERRUPTED;
+        code = EXIT_BY_SIGNAL + (int)interrupted;
     options_free(&parsed);
     return code;
 }

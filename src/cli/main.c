@@ -1,4 +1,5 @@
 /* The command line: picks the command. */
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -40,8 +41,19 @@ static int finish(int code)
     return EXIT_FAILED;
 }
 
+/* A standard stream that is closed would be the next file that is opened, and messages would land in that. */
+static void open_standard_streams(void)
+{
+    for (int fd = 0; fd <= 2; fd++)
+        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR) != fd)
+            return;
+}
+
 int main(int argc, char **argv)
 {
+    open_standard_streams();
+    /* a file that may not grow any more is an error like a full disk: commands name it and keep what they have */
+    sigaction(SIGXFSZ, &(struct sigaction){.sa_handler = SIG_IGN}, NULL);
     if (argc < 2) {
         usage(stderr);
         return EXIT_USAGE;

@@ -17,30 +17,19 @@ typedef struct serve_command {
     server_options options;
     int64_t port, threads, kv_memory;
     const char *dir, *log, *chat_template;
+    log_writer *messages; /* stderr */
     double shutdown_timeout;
     bool quiet;
 } serve_command;
 
-/* Ctrl-C and termination reach nobody but take_signal: no handler ever runs on a thread that computes. Before the first thread. */
-static sigset_t block_signals(void)
-{
-    sigset_t set;
-    sigemptyset(&set);
-    sigaddset(&set, SIGINT);
-    sigaddset(&set, SIGTERM);
-    sigaction(SIGINT, &(struct sigaction){.sa_handler = SIG_DFL}, NULL);
-    sigaction(SIGTERM, &(struct sigaction){.sa_handler = SIG_DFL}, NULL);
-    sigaction(SIGPIPE, &(struct sigaction){.sa_handler = SIG_IGN}, NULL);
-    pthread_sigmask(SIG_BLOCK, &set, NULL);
-    return set;
-}
-
-/* Waits a tick; 0: nothing came. */
-static int take_signal(const sigset_t *set)
+/* Waits a tick; 0: nothing came that asks for the end. A hang-up asks for the log to be opened again. */
+static int take_signal(const serve_command *c, const sigset_t *set)
 {
     const struct timespec tick = {.tv_nsec = TICK_MS * 1000000L};
     const int number = sigtimedwait(set, NULL, &tick);
-    return number > 0 ? number : 0;
+    if (number == SIGHUP)
+        log_writer_reopen(c->options.log);
+    return number > 0 && number != SIGHUP ? number : 0;
 }
 
 static void raise_file_limit(int64_t connections)
@@ -142,36 +131,46 @@ static void announce(const serve_command *c, server *s, const fathom_model *mode
         fputs("fathom: no --api-key: whoever reaches this address may use the model\n", stderr);
 }
 
-/* A second signal ends the process as if nobody had asked for it to be kept from that. */
-static void end_at_once(const sigset_t *set, int number)
+/* From here on a signal ends the process; a hang-up has nothing to do any more. */
+static void let_signals_end(const sigset_t *set)
 {
-    raise(number);
+    sigaction(SIGHUP, &(struct sigaction){.sa_handler = SIG_IGN}, NULL);
     pthread_sigmask(SIG_UNBLOCK, set, NULL);
 }
 
 static void serve(const serve_command *c, server *s, const sigset_t *set)
 {
-    while (take_signal(set) == 0)
+    char line[80];
+    while (take_signal(c, set) == 0)
         server_tick(s);
-    fprintf(stderr, "fathom: shutting down: %lld requests to finish\n", (long long)server_unfinished(s));
+    snprintf(line, sizeof line, "fathom: shutting down: %lld requests to finish", (long long)server_unfinished(s));
+    log_writer_add(c->messages, line);
     server_drain(s);
     const double until = timing_now() + c->shutdown_timeout;
     while (server_unfinished(s) > 0 && timing_now() < until) {
-        const int number = take_signal(set);
-        if (number)
-            end_at_once(set, number);
+        const int number = take_signal(c, set);
+        if (number) {
+            raise(number);
+            let_signals_end(set);
+        }
         server_tick(s);
     }
-    pthread_sigmask(SIG_UNBLOCK, set, NULL); /* this thread has done its part: a signal now ends the process */
+    let_signals_end(set); /* this thread has done its part */
 }
 
-static fathom_status open_log(serve_command *c, fathom_error *err)
+static fathom_status open_logs(serve_command *c, fathom_error *err)
 {
-    c->options.log = c->quiet ? NULL : stderr;
-    if (!c->log)
-        return FATHOM_OK;
-    c->options.log = fopen(c->log, "ae");
-    return c->options.log ? FATHOM_OK : status_fail(err, FATHOM_IO, "--log: %s: cannot open", c->log);
+    TRY(log_writer_open(NULL, &c->messages, err));
+    c->options.log = c->quiet ? NULL : c->messages;
+    return c->log ? log_writer_open(c->log, &c->options.log, err) : FATHOM_OK;
+}
+
+static void close_logs(serve_command *c)
+{
+    static const double seconds = 1; /* for what still waits; nobody may read stderr any more */
+    if (c->options.log != c->messages)
+        log_writer_close(c->options.log, seconds);
+    log_writer_close(c->messages, seconds);
 }
 
 static int run(serve_command *c, const sigset_t *set)
@@ -185,7 +184,7 @@ static int run(serve_command *c, const sigset_t *set)
     raise_file_limit(c->options.max_connections);
     fathom_status status = name ? check_name(c->options.model_name, &err) : status_fail(&err, FATHOM_OUT_OF_MEMORY, "out of memory");
     if (status == FATHOM_OK)
-        status = open_log(c, &err);
+        status = open_logs(c, &err);
     if (status == FATHOM_OK)
         status = fathom_model_load(c->dir, (int)c->threads, &model, &err);
     if (status == FATHOM_OK)
@@ -196,8 +195,7 @@ static int run(serve_command *c, const sigset_t *set)
     }
     server_stop(s);
     fathom_model_free(model);
-    if (c->log && c->options.log)
-        fclose(c->options.log);
+    close_logs(c);
     free(name);
     return status == FATHOM_OK ? EXIT_OK : cli_fail(&err);
 }
@@ -232,7 +230,7 @@ int command_serve(int argc, char **argv)
         {OPTION_NUMBER, "receive-timeout", &o->receive_timeout, "S", "seconds for a connection's next complete request (60)"},
         {OPTION_NUMBER, "shutdown-timeout", &c.shutdown_timeout, "S", "seconds that running requests have after SIGTERM (30)"},
         {OPTION_HEADING, "log", 0, 0, 0},
-        {OPTION_TEXT, "log", &c.log, "FILE", "one line of JSON a request, appended (stderr)"},
+        {OPTION_TEXT, "log", &c.log, "FILE", "one line of JSON a request, appended (stderr); SIGHUP opens it again"},
         {OPTION_FLAG, "quiet", &c.quiet, 0, "no line a request on stderr"},
         {OPTION_FLAG, "log-prompts", &o->log_prompts, 0, "prompts in the log, too"},
         {0},
@@ -254,7 +252,8 @@ int command_serve(int argc, char **argv)
         options_free(&parsed);
         return cli_usage(&err);
     }
-    const sigset_t set = block_signals();
+    const sigset_t set = signals_take(); /* before the first thread: no handler ever runs on one that computes */
+    sigaction(SIGPIPE, &(struct sigaction){.sa_handler = SIG_IGN}, NULL);
     o->port = (int)c.port;
     o->engine.kv_bytes = c.kv_memory << 20;
     const int code = run(&c, &set);

@@ -409,7 +409,7 @@ static int end_with(const train_command *c, const fathom_error *err)
     if (c->progress.open)
         fputc('\n', stderr);
     cli_fail(err);
-    return err->code == FATHOM_INTERRUPTED ? EXIT_INTERRUPTED : EXIT_FAILED;
+    return err->code == FATHOM_INTERRUPTED ? EXIT_BY_SIGNAL + (int)interrupted : EXIT_FAILED;
 }
 
 int command_train(int argc, char **argv)

@@ -73,7 +73,6 @@ void access_log(const exchange *x)
     char *line = o ? json_dumps(o, JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL;
     json_decref(o);
     if (line)
-        fprintf(x->server->options.log, "%s\n", line);
-    fflush(x->server->options.log);
+        log_writer_add(x->server->options.log, line);
     free(line);
 }

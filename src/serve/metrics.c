@@ -118,6 +118,7 @@ char *metrics_text(const metrics *m, const metrics_moment *now)
         return NULL;
     put_requests(to, m, now);
     put_engine(to, now);
+    value(to, "fathom_log_dropped_lines_total", "counter", "Lines of the log that were dropped.", (double)now->dropped_lines);
     value(to, "fathom_connections", "gauge", "Connections that are open.", (double)now->connections);
     put_histogram(to, "fathom_time_to_first_token_seconds", "From the request's end to the first token of a choice.", &m->first_token);
     put_histogram(to, "fathom_inter_token_latency_seconds", "Between two tokens of a choice.", &m->between_tokens);

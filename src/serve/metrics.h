@@ -35,6 +35,7 @@ typedef struct metrics_moment {
     worker_stats stats;
     int64_t sequences;   /* unfinished, those that the engine has not seen yet too */
     int64_t connections;
+    int64_t dropped_lines; /* of the log */
 } metrics_moment;
 /* malloc'd; NULL when out of memory. */
 char *metrics_text(const metrics *m, const metrics_moment *now);

@@ -36,7 +36,8 @@ static enum MHD_Result answer_metrics(exchange *x)
     const int64_t connections = s->connection_count;
     pthread_mutex_unlock(&s->lock);
     const metrics_moment now = {.routes = names, .route_count = ROUTE_COUNT, .stats = worker_statistics(s->worker),
-                                .sequences = worker_sequences(s->worker), .connections = connections};
+                                .sequences = worker_sequences(s->worker), .connections = connections,
+                                .dropped_lines = log_writer_dropped(s->options.log)};
     return answer_text(x, 200, "text/plain; version=0.0.4; charset=utf-8", metrics_text(&s->counts, &now));
 }
 

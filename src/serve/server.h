@@ -14,9 +14,9 @@
 #define FATHOM_SERVE_SERVER_H
 
 #include <stdbool.h>
-#include <stdio.h>
 
 #include "base/status.h"
+#include "serve/log_writer.h"
 #include "text/chat_template.h"
 
 typedef struct server server;
@@ -34,7 +34,7 @@ typedef struct server_options {
     int64_t max_n, max_queue, max_connections;
     double timeout;           /* seconds for an answer */
     double receive_timeout;   /* seconds for the next complete request on a connection */
-    FILE *log;                /* one line of JSON a request; NULL: none */
+    log_writer *log;          /* one line of JSON a request; borrowed; NULL: none */
     bool log_prompts;
 } server_options;
 

@@ -309,11 +309,11 @@ kill -9 $child
 wait $child 2>/dev/null
 # The checkpoint may be one step ahead of the published model: killed between two renames, which resuming makes good.
 half=$(cksum <"$work/half/trainer/model.safetensors")
-refuses "disk full while saving" 1 "cannot write" sh -c "trap '' XFSZ; ulimit -f 20; exec '$fathom' train --data '$work/text.txt' --out '$work/half' --resume"
-check "disk full: the last checkpoint is still there" test "$(cksum <"$work/half/trainer/model.safetensors")" = "$half"
-check "disk full: it is the model that everybody reads" test "$(cksum <"$work/half/model.safetensors")" = "$half"
-check "disk full: no half-written checkpoint is left" test ! -e "$work/half/trainer.new"
-check "disk full: resuming works once there is room" "$fathom" train --data "$work/text.txt" --out "$work/half" --resume --save-every 100
+refuses "a file that may not grow any more" 1 "cannot write" sh -c "ulimit -f 20; exec '$fathom' train --data '$work/text.txt' --out '$work/half' --resume"
+check "and then: the last checkpoint is still there" test "$(cksum <"$work/half/trainer/model.safetensors")" = "$half"
+check "and then: it is the model that everybody reads" test "$(cksum <"$work/half/model.safetensors")" = "$half"
+check "and then: no half-written checkpoint is left" test ! -e "$work/half/trainer.new"
+check "and then: resuming works once there is room" "$fathom" train --data "$work/text.txt" --out "$work/half" --resume --save-every 100
 check "another run is untouched" test "$(cksum <"$work/full/model.safetensors")" = "$full"
 if [ -w /dev/full ]; then
     "$fathom" flops --json >/dev/full 2>"$work/err"
@@ -321,15 +321,45 @@ if [ -w /dev/full ]; then
     check "stdout that cannot be written is named" grep -q '^fathom: stdout' "$work/err"
 fi
 
-# Ctrl-C finishes the step, saves, exits with 130.
-"$fathom" train --data "$work/text.txt" --out "$work/int" --steps 100000 $shape >/dev/null 2>"$work/err" &
+# What asks a run to end lets it finish the step and save. `env` undoes what a shell makes of the background.
+for number in 2:INT 15:TERM 1:HUP; do
+    asked=${number#*:} number=${number%:*}
+    env --default-signal=INT,TERM,HUP "$fathom" train --data "$work/text.txt" --out "$work/$asked" --steps 100000 $shape >/dev/null 2>"$work/err" &
+    child=$!
+    while [ ! -s "$work/$asked/log.jsonl" ]; do sleep 0.05; done
+    # matrix code that uses the stack pointer must never be under a handler: bit n - 1 is signal n
+    caught=$(sed -n 's/^SigCgt:[[:space:]]*//p' /proc/$child/status)
+    check "no handler of SIG$asked runs on the threads that compute" test $((0x$caught & 1 << (number - 1))) -eq 0
+    kill -$asked $child
+    wait $child
+    check "SIG$asked exits with $((128 + number))" test $? -eq $((128 + number))
+    check "SIG$asked leaves a checkpoint" "$fathom" eval "$work/$asked" --data "$work/text.txt"
+done
+# A second one ends it within a step; this step takes minutes.
+env --default-signal=INT,TERM,HUP "$fathom" train --data "$work/text.txt" --out "$work/twice" --steps 9 --layers 8 --dim 512 --seq-len 256 \
+    --batch 256 >/dev/null 2>&1 &
 child=$!
-while [ ! -s "$work/int/log.jsonl" ]; do sleep 0.05; done
-# matrix code that uses the stack pointer must never be under a handler: bit 1 is SIGINT
-caught=$(sed -n 's/^SigCgt:[[:space:]]*//p' /proc/$child/status)
-check "no handler runs on the threads that compute" test $((0x$caught & 2)) -eq 0
+while [ "$(awk '{ print $3 == "Z" ? 1000 : $14 + $15 }' /proc/$child/stat)" -lt 200 ]; do sleep 0.1; done
+kill -TERM $child
+sleep 0.3
+check "SIGTERM lets a long step go on" test -d /proc/$child
+kill -TERM $child
+wait $child
+check "a second SIGTERM ends it at once" test $? -eq 143
+check "a second SIGTERM waits for no checkpoint" test ! -e "$work/twice/model.safetensors"
+# As under nohup: what was ignored at the start stays ignored.
+sh -c "trap '' HUP INT; exec '$fathom' train --data '$work/text.txt' --out '$work/ignored' --steps 60 $shape" >/dev/null 2>&1 &
+child=$!
+while [ ! -s "$work/ignored/log.jsonl" ]; do sleep 0.02; done
+kill -HUP $child
 kill -INT $child
 wait $child
-check "Ctrl-C exits with 130" test $? -eq 130
-check "Ctrl-C leaves a checkpoint" "$fathom" eval "$work/int" --data "$work/text.txt"
+check "signals that it was started to ignore stay ignored" test $? -eq 0
+
+# Closed descriptors: nothing lands in files that are opened after.
+"$fathom" flops --json >&- 2>"$work/err"
+check "closed stdout: a command that is complete succeeds" test $? -eq 0
+"$fathom" train --data "$work/text.txt" --out "$work/closed" --steps 3 --tensorboard $shape <&- >&- 2>&-
+check "closed stdin, stdout and stderr: training succeeds" test $? -eq 0
+check "closed stderr: nothing of it in other files" sh -c "! grep -aq 'steps on\|fathom:' '$work'/closed/*tfevents* '$work'/closed/log.jsonl"
 finish

@@ -1,8 +1,10 @@
 """Clients of fathom serve, in Python's standard library: clients.py FATHOM MODEL FOLDER. Prints TAP lines."""
 import http.client
 import json
+import os
 import random
 import re
+import resource
 import signal
 import socket
 import sys
@@ -433,6 +435,66 @@ def shutdown():
     check("prompts in the log", any('"prompts":["a"]' in l for l in s.lines))
 
 
+def repeat(s, count):
+    """Asks for /health so many times on one connection; the answers that were not 200."""
+    c = http.client.HTTPConnection("127.0.0.1", s.port, timeout=20)
+    bad = 0
+    for _ in range(count):
+        c.request("GET", "/health")
+        answer = c.getresponse()
+        answer.read()
+        bad += answer.status != 200
+    c.close()
+    return bad
+
+
+def lines_of(path):
+    with open(path) as f:
+        return f.read().split("\n")
+
+
+def logs():
+    s = Server(read=False)
+    try:
+        bad = repeat(s, 6000)
+    except OSError as e:
+        bad = e
+    check("stderr that nobody reads holds up no answer", bad == 0, bad)
+    check("the lines that it cost are counted", (s.metric("fathom_log_dropped_lines_total") or 0) > 500)
+    began = time.time()
+    code = s.stop(wait=20)
+    check("SIGTERM ends it all the same", code == 0 and time.time() - began < 10, (code, time.time() - began))
+
+    path = os.path.join(FOLDER, "serve.log")
+    s = Server("--log", path)
+    repeat(s, 3)
+    until = time.time() + 10
+    while len(lines_of(path)) < 4 and time.time() < until:
+        time.sleep(0.02)
+    os.rename(path, path + ".1")
+    s.process.send_signal(signal.SIGHUP)
+    time.sleep(0.2)
+    check("SIGHUP does not end it", repeat(s, 2) == 0)
+    check("and ends with 0", s.stop() == 0)
+    check("SIGHUP opens the log again", len(lines_of(path)) == 3 and len(lines_of(path + ".1")) == 4, (lines_of(path), lines_of(path + ".1")))
+
+    s = Server("--log", "/dev/full")
+    check("a log on a full disk holds up no answer", repeat(s, 5) == 0)
+    time.sleep(0.2)
+    lost = s.metric("fathom_log_dropped_lines_total")
+    check("and counts what it lost", lost is not None and lost >= 5, lost)
+    s.stop()
+    said = [l for l in s.lines if "/dev/full" in l]
+    check("a log on a full disk is told of once", len(said) == 1 and "No space left" in said[0], said)
+
+    path = os.path.join(FOLDER, "short.log")
+    s = Server("--log", path, setup=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)))
+    check("a log that may not grow holds up no answer", repeat(s, 20) == 0)
+    check("and ends with 0", s.stop() == 0)
+    lines = lines_of(path)
+    check("it holds whole lines alone", len(lines) > 2 and lines[-1] == "" and all(json.loads(l)["status"] == 200 for l in lines[:-1]), lines)
+
+
 def main():
     s = Server("--max-body", "65536", "--receive-timeout", "3")
     for part in (completions, logprobs, echoes, streams, chats, others, refusals, vanishing):
@@ -465,6 +527,7 @@ def main():
     logged(Server(), False)
     logged(Server("--log-prompts"), True)
     shutdown()
+    logs()
     return served.failures > 0
 
 

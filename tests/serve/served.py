@@ -23,14 +23,17 @@ def check(name, good, seen=""):
 
 
 class Server:
-    def __init__(self, *options, env=None, model=MODEL):
-        self.process = subprocess.Popen([FATHOM, "serve", model, "--port", "0", "--threads", "1", *options], stderr=subprocess.PIPE,
-                                        stdout=subprocess.DEVNULL, text=True, env={**os.environ, **(env or {})})
+    def __init__(self, *options, env=None, model=MODEL, read=True, setup=None):
+        """read: somebody reads what it says on stderr. setup: called in the new process."""
+        command = ["env", "--default-signal=INT,HUP", FATHOM, "serve", model, "--port", "0", "--threads", "1", *options]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+                                        env={**os.environ, **(env or {})}, preexec_fn=setup)
         line = self.process.stderr.readline()
         self.port = int(re.search(r"http://127\.0\.0\.1:(\d+)", line).group(1))
         self.lines = [line]
         self.reader = threading.Thread(target=lambda: self.lines.extend(self.process.stderr), daemon=True)
-        self.reader.start()
+        if read:
+            self.reader.start()
 
     def ask(self, method, path, body=None, headers=None, raw=False):
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
@@ -71,7 +74,8 @@ class Server:
     def stop(self, number=signal.SIGTERM, wait=60):
         self.process.send_signal(number)
         code = self.process.wait(wait)
-        self.reader.join(5)
+        if self.reader.is_alive():
+            self.reader.join(5)
         return code
 
 
