@@ -3,8 +3,6 @@
 # With `threads` only the programs that compute on several threads run (for ThreadSanitizer); with `faults`
 # only the server among broken clients.
 set -u
-# In the background of a script SIGINT is ignored, and tests of what it does would wait for ever.
-[ -n "${FATHOM_SIGNALS_RESET:-}" ] || FATHOM_SIGNALS_RESET=1 exec env --default-signal=INT,QUIT,TERM,PIPE sh "$0" "$@"
 cd "$(dirname "$0")/.."
 build=$1 flags=${2:-} only=${3:-}
 export CMOCKA_MESSAGE_OUTPUT=TAP
@@ -28,7 +26,8 @@ run() {
     name=$1
     shift
     start=$(date +%s)
-    "$@" >"$one" 2>&1
+    # in the background of a script SIGINT is ignored, and tests of what it does would wait for ever
+    env --default-signal=INT,QUIT,TERM,PIPE "$@" >"$one" 2>&1
     status=$?
     cat "$one" >>"$log"
     good=$(grep -c '^ok' "$one")
@@ -44,8 +43,25 @@ run() {
     passed=$((passed + good)) failed=$((failed + bad)) skipped=$((skipped + skip))
 }
 
+# Takes from the list of tests, by paths, whatever no other lane has taken; a lane has a log and counts of its own.
+lane() {
+    lane=$1 passed=0 failed=0 skipped=0
+    shift
+    one=$build/lanes/$lane.one log=$build/lanes/$lane.log
+    : >"$log"
+    for test in "$@"; do
+        name=$(basename "$test")
+        mkdir "$build/lanes/$name" 2>/dev/null || continue
+        case $test in
+        */reference/*) run reference sh "$test" ;;
+        *.sh) run "$name" sh "$test" ;;
+        *) run "$name" "$test" ;;
+        esac
+    done
+    echo "passed=$passed failed=$failed skipped=$skipped" >"$build/lanes/$lane.counts"
+}
+
 passed=0 failed=0 skipped=0
-rm -f "$build/aside.counts"
 if [ "$only" = threads ]; then
     for name in test_pool test_sharding test_bpe_train test_gradients test_operations test_transformer test_trainer test_session; do
         run "$name" "$build/tests/$name"
@@ -54,29 +70,19 @@ if [ "$only" = threads ]; then
 elif [ "$only" = faults ]; then
     run test_faults.sh sh tests/serve/test_faults.sh
 else
-    # Beside the others run those that mostly keep one processor busy, with a log and counts of their own.
-    aside="test_page.sh test_python.sh test_report.sh"
-    (
-        one=$build/one-aside.log log=$build/test-aside.log
-        : >"$log"
-        run reference sh tests/reference/run.sh
-        for name in $aside; do
-            run "$name" sh "$(echo tests/*/"$name")"
-        done
-        echo "passed=$((passed)) failed=$((failed)) skipped=$((skipped))" >"$build/aside.counts"
-    ) &
-    for program in "$build"/tests/test_*; do
-        run "$(basename "$program")" "$program"
-    done
-    for script in tests/*/test_*.sh; do
-        case " $aside " in *" ${script##*/} "*) continue ;; esac
-        run "$(basename "$script")" sh "$script"
-    done
+    rm -rf "$build/lanes"
+    mkdir "$build/lanes"
+    # The longest first, so that both lanes end at about the same time. Most tests keep one processor busy.
+    set -- tests/reference/run.sh tests/cli/test_threads.sh tests/*/test_*.sh "$build"/tests/test_*
+    lane 1 "$@" &
+    lane 2 "$@" &
     wait
-    here_passed=$passed here_failed=$failed here_skipped=$skipped passed=0 failed=1 skipped=0
-    cat "$build/test-aside.log" >>"$log"
-    . "$build/aside.counts"
-    passed=$((passed + here_passed)) failed=$((failed + here_failed)) skipped=$((skipped + here_skipped))
+    for lane in 1 2; do
+        cat "$build/lanes/$lane.log" >>"$log"
+        here_passed=$passed here_failed=$failed here_skipped=$skipped passed=0 failed=1 skipped=0 # of a lane that died
+        . "$build/lanes/$lane.counts"
+        passed=$((passed + here_passed)) failed=$((failed + here_failed)) skipped=$((skipped + here_skipped))
+    done
 fi
 if [ "$skipped" -gt 0 ]; then
     echo "$passed passed, $failed failed, $skipped skipped"

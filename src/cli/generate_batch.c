@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/file.h"
+#include "base/text_mark.h"
 #include "base/timing.h"
 #include "cli/cli.h"
 #include "cli/generate.h"
@@ -16,6 +17,7 @@ typedef struct answer {
     int64_t prompt_tokens, tokens;
     const char *finish;
     bool ended;
+    int64_t line; /* of the file, from 0 */
     fathom_error error; /* of code FATHOM_OK: none */
 } answer;
 
@@ -62,6 +64,8 @@ static int collect(const fathom_event *event, void *user)
 static bool next_line(batch *b, const char **line, size_t *bytes)
 {
     const char *data = (const char *)b->file.data;
+    if (b->at == 0)
+        b->at = text_mark(data, b->file.size);
     while (b->at < b->file.size) {
         const char *from = data + b->at, *end = memchr(from, '\n', b->file.size - b->at);
         *line = from;
@@ -117,7 +121,7 @@ static bool take(batch *b)
         if (!next_line(b, &line, &bytes))
             return false;
         answer *a = &b->answers[b->taken % b->window];
-        *a = (answer){0};
+        *a = (answer){.line = b->line - 1};
         if (submit_line(b, line, bytes, a, &a->error) != FATHOM_OK)
             a->ended = true;
         else
@@ -133,7 +137,7 @@ static bool print(batch *b)
     for (; b->printed < b->taken && b->answers[b->printed % b->window].ended; b->printed++) {
         answer *a = &b->answers[b->printed % b->window];
         json_t *o = json_object();
-        json_object_set_new(o, "index", json_integer((json_int_t)b->printed));
+        json_object_set_new(o, "index", json_integer((json_int_t)a->line));
         if (a->error.code != FATHOM_OK) {
             json_object_set_new(o, "error", json_string(a->error.message));
             b->failed++;

@@ -7,6 +7,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "format/json.h"
+
+enum { CONFIG_BYTES_MOST = 1 << 20 };
+
 static bool listed(const option *o)
 {
     return o->name != NULL;
@@ -101,12 +105,8 @@ static fathom_status set_from_json(const option *o, json_t *value, const char *p
 
 static fathom_status read_config(const options_input *in, const char *path, options_result *out, fathom_error *err)
 {
-    json_error_t problem;
-    json_t *root = json_load_file(path, JSON_REJECT_DUPLICATES, &problem);
-    if (!root && problem.line < 0)
-        return status_fail(err, FATHOM_NOT_FOUND, "--config: %s", problem.text);
-    if (!root)
-        return status_fail(err, FATHOM_FORMAT, "%s: line %d: %s", path, problem.line, problem.text);
+    json_t *root;
+    TRY(json_file_read(path, CONFIG_BYTES_MOST, &root, err));
     out->config = root;
     if (!json_is_object(root))
         return status_fail(err, FATHOM_FORMAT, "%s: not a JSON object", path);

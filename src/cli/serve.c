@@ -160,9 +160,9 @@ static void serve(const serve_command *c, server *s, const sigset_t *set)
 
 static fathom_status open_logs(serve_command *c, fathom_error *err)
 {
-    TRY(log_writer_open(NULL, &c->messages, err));
+    TRY(log_writer_on(STDERR_FILENO, &c->messages, err));
     c->options.log = c->quiet ? NULL : c->messages;
-    return c->log ? log_writer_open(c->log, &c->options.log, err) : FATHOM_OK;
+    return c->log ? log_writer_open(c->log, c->messages, &c->options.log, err) : FATHOM_OK;
 }
 
 static void close_logs(serve_command *c)

@@ -8,13 +8,15 @@
 #include <string.h>
 
 #include "base/file.h"
+#include "base/text_mark.h"
 
 enum { FLOAT_DIGITS = 9 }; /* enough for any float */
 
 fathom_status json_parse(const char *path, const char *text, size_t size, json_t **out, fathom_error *err)
 {
     json_error_t problem;
-    *out = json_loadb(size ? text : "", size, JSON_REJECT_DUPLICATES, &problem);
+    const size_t mark = text_mark(text, size);
+    *out = json_loadb(size > mark ? text + mark : "", size - mark, JSON_REJECT_DUPLICATES, &problem);
     if (*out)
         return FATHOM_OK;
     if (json_error_code(&problem) == json_error_out_of_memory)

@@ -15,7 +15,8 @@
 enum { QUEUE_LINES = 4096, QUEUE_BYTES = 8 << 20 };
 
 struct log_writer {
-    const char *path; /* NULL: stderr */
+    const char *path; /* NULL: of a descriptor that was given */
+    log_writer *faults;
     int fd;
     bool regular; /* a file that can be cut */
     bool complained; /* the fault that lasts was told */
@@ -30,7 +31,7 @@ struct log_writer {
 
 static int open_file(const char *path)
 {
-    return path ? open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY, 0666) : dup(STDERR_FILENO);
+    return open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY, 0666);
 }
 
 static void use_file(log_writer *w, int fd)
@@ -40,11 +41,17 @@ static void use_file(log_writer *w, int fd)
     w->regular = fstat(fd, &s) == 0 && S_ISREG(s.st_mode);
 }
 
-/* Once for a fault that lasts. Where the log is stderr itself, there is nobody to tell. */
+/* Once for a fault that lasts. */
 static void complain(log_writer *w, const char *what, int why)
 {
-    if (w->path && !w->complained)
-        fprintf(stderr, "fathom: --log: %s: cannot %s: %s\n", w->path, what, strerror(why));
+    char *line = NULL;
+    if (!w->complained && w->faults && asprintf(&line, "fathom: --log: %s: cannot %s: %s", w->path, what, strerror(why)) >= 0) {
+        pthread_mutex_lock(&w->lock);
+        if (!w->gone) /* else faults may be gone, too */
+            log_writer_add(w->faults, line);
+        pthread_mutex_unlock(&w->lock);
+        free(line);
+    }
     w->complained = true;
 }
 
@@ -143,11 +150,11 @@ static void *write_lines(void *context)
     return NULL;
 }
 
-fathom_status log_writer_open(const char *path, log_writer **out, fathom_error *err)
+/* Takes the descriptor, which is below 0 where it could not be had. */
+static fathom_status start(const char *path, int fd, log_writer *faults, log_writer **out, fathom_error *err)
 {
-    const int fd = open_file(path);
     if (fd < 0)
-        return status_fail(err, FATHOM_IO, "--log: %s: cannot open: %s", path ? path : "stderr", strerror(errno));
+        return status_fail(err, FATHOM_IO, "--log: %s: cannot open: %s", path, strerror(errno));
     log_writer *w = calloc(1, sizeof *w);
     pthread_t thread;
     if (!w) {
@@ -155,6 +162,7 @@ fathom_status log_writer_open(const char *path, log_writer **out, fathom_error *
         return status_fail(err, FATHOM_OUT_OF_MEMORY, "out of memory");
     }
     w->path = path;
+    w->faults = faults;
     use_file(w, fd);
     pthread_mutex_init(&w->lock, NULL);
     pthread_cond_init(&w->work, NULL);
@@ -166,6 +174,17 @@ fathom_status log_writer_open(const char *path, log_writer **out, fathom_error *
     pthread_detach(thread);
     *out = w;
     return FATHOM_OK;
+}
+
+fathom_status log_writer_on(int descriptor, log_writer **out, fathom_error *err)
+{
+    const int fd = fcntl(descriptor, F_DUPFD_CLOEXEC, 0);
+    return fd < 0 ? status_fail(err, FATHOM_IO, "the log's descriptor: %s", strerror(errno)) : start(NULL, fd, NULL, out, err);
+}
+
+fathom_status log_writer_open(const char *path, log_writer *faults, log_writer **out, fathom_error *err)
+{
+    return start(path, open_file(path), faults, out, err);
 }
 
 void log_writer_add(log_writer *w, const char *line)

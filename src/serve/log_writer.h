@@ -10,8 +10,11 @@
 
 typedef struct log_writer log_writer;
 
-/* Opens the file for appending; path NULL: stderr. The path is borrowed. Errors: FATHOM_IO, FATHOM_OUT_OF_MEMORY. */
-fathom_status log_writer_open(const char *path, log_writer **out, fathom_error *err);
+/* Writes to a copy of the descriptor. Errors: FATHOM_IO, FATHOM_OUT_OF_MEMORY. */
+fathom_status log_writer_on(int descriptor, log_writer **out, fathom_error *err);
+/* Opens the file for appending. path and faults are borrowed; faults gets a line when the file cannot be written, one for a fault
+ * that lasts. Errors: FATHOM_IO, FATHOM_OUT_OF_MEMORY. */
+fathom_status log_writer_open(const char *path, log_writer *faults, log_writer **out, fathom_error *err);
 /* Queues the line, without its newline; it is copied. Returns at once. Any thread; w may be NULL. */
 void log_writer_add(log_writer *w, const char *line);
 /* Opens the file again before the next line, as log rotation expects. Where that fails, the old one stays. */

@@ -9,6 +9,9 @@
 #include <unistd.h>
 
 #include "base/file.h"
+#include "format/json.h"
+
+enum { STATE_BYTES_MOST = 1 << 20 };
 
 /* Every path of one directory, owned together. */
 typedef struct checkpoint_paths {
@@ -139,10 +142,7 @@ fathom_status checkpoint_read_state(const char *dir, json_t **state, fathom_erro
     TRY(paths_make(dir, &p, err));
     fathom_status status = recover(&p, err);
     if (status == FATHOM_OK && path_exists(p.current)) {
-        json_error_t problem;
-        *state = json_load_file(p.current_state, JSON_REJECT_DUPLICATES, &problem);
-        if (!*state)
-            status = status_fail(err, FATHOM_FORMAT, "%s: line %d: %s", p.current_state, problem.line, problem.text);
+        status = json_file_read(p.current_state, STATE_BYTES_MOST, state, err);
     }
     paths_free(&p);
     return status;

@@ -14,7 +14,7 @@
 #include "train/optimizer.h"
 #include "train/run_log.h"
 
-enum { TIMED_STEPS = 512, MOST_SKIPPED_IN_A_ROW = 10 };
+enum { TIMED_STEPS = 512, MOST_SKIPPED_IN_A_ROW = 10, STATE_FORMAT = 1 };
 
 /* What changes from step to step, and with parameters and moments is the whole state. */
 typedef struct progress {
@@ -168,7 +168,7 @@ static json_t *state_to_json(const trainer *t)
 #undef PUT
     char fingerprint[17];
     snprintf(fingerprint, sizeof fingerprint, "%016llx", (unsigned long long)t->fingerprint);
-    json_object_set_new(state, "format", json_integer(1));
+    json_object_set_new(state, "format", json_integer(STATE_FORMAT));
     json_object_set_new(state, "updates", json_integer((json_int_t)t->optimizer.updates));
     json_object_set_new(state, "total_steps", json_integer((json_int_t)t->total));
     json_object_set_new(state, "data", json_string(fingerprint));
@@ -207,6 +207,30 @@ static fathom_status options_from_json(const json_t *state, const char *dir, tra
     return FATHOM_OK;
 }
 
+/* What no run can have reached would send the data's position or the budget anywhere. */
+static fathom_status check_progress(const progress *p, int64_t updates, const char *dir, fathom_error *err)
+{
+    enum { MOST_BITS = 53 };
+    const double most = (double)((int64_t)1 << MOST_BITS);
+    const struct {
+        const char *name;
+        double value, least, most;
+    } checks[] = {
+        {"step", (double)p->step, 0, most},
+        {"tokens", (double)p->tokens, 0, most},
+        {"sequences", (double)p->sequences, 0, most},
+        {"flops", p->flops, 0, 1e30},
+        {"skipped", (double)p->skipped, 0, (double)p->step},
+        {"skipped_in_a_row", (double)p->skipped_in_a_row, 0, (double)p->skipped},
+        {"updates", (double)updates, 0, (double)p->step},
+    };
+    for (size_t i = 0; i < sizeof checks / sizeof *checks; i++)
+        if (!(checks[i].value >= checks[i].least && checks[i].value <= checks[i].most))
+            return status_fail(err, FATHOM_FORMAT, "%s/trainer/state.json: %s: %.20g: must be %.20g to %.20g", dir, checks[i].name,
+                               checks[i].value, checks[i].least, checks[i].most);
+    return FATHOM_OK;
+}
+
 static fathom_status progress_from_json(const json_t *state, const char *dir, progress *p, int64_t *updates,
                                         fathom_error *err)
 {
@@ -218,8 +242,17 @@ static fathom_status progress_from_json(const json_t *state, const char *dir, pr
     PROGRESS_FIELDS(GET)
 #undef GET
     *updates = READ_INTEGER(json_object_get(state, "updates"));
-    if (!good || *updates < 0 || *updates > p->step || p->step < 0 || p->sequences < 0)
-        return bad_state(dir, "step, sequences or updates", err);
+    return good ? check_progress(p, *updates, dir, err) : bad_state(dir, "updates", err);
+}
+
+static fathom_status check_format(const json_t *state, const char *dir, fathom_error *err)
+{
+    const json_t *format = json_object_get(state, "format");
+    if (!json_is_integer(format))
+        return bad_state(dir, "format", err);
+    if (json_integer_value(format) != STATE_FORMAT)
+        return status_fail(err, FATHOM_FORMAT, "%s/trainer/state.json: format: %lld: this version reads %d", dir,
+                           (long long)json_integer_value(format), STATE_FORMAT);
     return FATHOM_OK;
 }
 
@@ -228,7 +261,9 @@ fathom_status trainer_saved_options(const char *dir, train_options *out, bool *f
     json_t *state;
     TRY(checkpoint_read_state(dir, &state, err));
     *found = state != NULL;
-    fathom_status status = state ? options_from_json(state, dir, out, err) : FATHOM_OK;
+    fathom_status status = state ? check_format(state, dir, err) : FATHOM_OK;
+    if (state && status == FATHOM_OK)
+        status = options_from_json(state, dir, out, err);
     json_decref(state);
     return status;
 }
@@ -238,15 +273,52 @@ static fathom_status differs(const char *dir, const char *name, fathom_error *er
     return status_fail(err, FATHOM_INVALID_ARGUMENT, "%s: cannot resume: %s differs from the run's own", dir, name);
 }
 
+/* The value as it is typed. Below 0 stands for what is derived. */
+static void say_value(char *out, size_t size, const char *field, double value)
+{
+    if (strcmp(field, "bf16") == 0)
+        snprintf(out, size, "%s", value != 0 ? "bf16" : "fp32");
+    else if (value < 0)
+        snprintf(out, size, "its default");
+    else
+        snprintf(out, size, "%.10g", value);
+}
+
 /* field: an option's name in state.json. */
 static fathom_status option_differs(const char *dir, const char *field, double given, double saved, fathom_error *err)
 {
-    char option[32];
+    static const char *const others[][2] = {{"bf16", "dtype"}, {"capacity_warmup", "mod-capacity-warmup"}};
+    char option[32], ours[32], its[32];
     snprintf(option, sizeof option, "%s", field);
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+        if (strcmp(field, others[i][0]) == 0)
+            snprintf(option, sizeof option, "%s", others[i][1]);
     for (char *p = option; *p; p++)
         *p = *p == '_' ? '-' : *p;
-    return status_fail(err, FATHOM_INVALID_ARGUMENT, "%s: cannot resume: --%s: %.10g, the run's own is %.10g; --init starts a new run from "
-                       "its model", dir, option, given, saved);
+    say_value(ours, sizeof ours, field, given);
+    say_value(its, sizeof its, field, saved);
+    return status_fail(err, FATHOM_INVALID_ARGUMENT, "%s: cannot resume: --%s: %s, the run's own is %s; --init starts a new run from "
+                       "its model", dir, option, ours, its);
+}
+
+static const char *budget_of(const train_options *o, char *out, size_t size)
+{
+    if (o->flops > 0)
+        snprintf(out, size, "--flops %.10g", o->flops);
+    else if (o->epochs > 0)
+        snprintf(out, size, "--epochs %.10g", o->epochs);
+    else
+        snprintf(out, size, "--steps %lld", (long long)o->steps);
+    return out;
+}
+
+static fathom_status check_same_budget(const train_options *given, const train_options *saved, const char *dir, fathom_error *err)
+{
+    char ours[48], its[48];
+    if (given->steps == saved->steps && given->flops == saved->flops && given->epochs == saved->epochs)
+        return FATHOM_OK;
+    return status_fail(err, FATHOM_INVALID_ARGUMENT, "%s: cannot resume: %s, the run's own is %s; --init starts a new run from its model", dir,
+                       budget_of(given, ours, sizeof ours), budget_of(saved, its, sizeof its));
 }
 
 /* The trajectory must be the same; how often and where to log, evaluate and save may change. */
@@ -254,6 +326,7 @@ static fathom_status check_same_run(const trainer *t, const json_t *state, fatho
 {
     train_options saved;
     TRY(options_from_json(state, t->dir, &saved, err));
+    TRY(check_same_budget(&t->options, &saved, t->dir, err));
     saved.eval_every = t->options.eval_every;
     saved.save_every = t->options.save_every;
     saved.save_minutes = t->options.save_minutes;
@@ -281,6 +354,8 @@ static fathom_status resume(trainer *t, const json_t *state, fathom_error *err)
     free(path);
     if (status == FATHOM_OK && !model_config_equal(&saved, &t->m->config))
         status = differs(t->dir, "the model's shape (config.json)", err);
+    if (status == FATHOM_OK)
+        status = check_format(state, t->dir, err);
     if (status == FATHOM_OK)
         status = check_same_run(t, state, err);
     if (status == FATHOM_OK)

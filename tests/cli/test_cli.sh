@@ -39,7 +39,12 @@ for line in 1 2 3; do
     check "prompt $line of many as by itself" test "$(sed -n "${line}p" "$work/batch.out" | sed 's/.*"text": \(.*\), "prompt_tokens.*/\1/')" = \
         "$(sed 's/.*"text": \(.*\), "tokens": .*/\1/' "$work/gen.json")"
 done
-printf '{"prompt": "a"}\n"b"\n{"other": 1}\n' >"$work/prompts.jsonl"
+check "their numbers are their lines'" test "$(sed 's/.*"index": \([0-9]*\).*/\1/' "$work/batch.out" | tr '\n' ' ')" = "0 2 3 "
+cp "$work/batch.out" "$work/unmarked.out"
+printf '\357\273\277' | cat - "$work/prompts.txt" >"$work/marked.txt"
+"$fathom" generate "$work/run" --prompts "$work/marked.txt" --max-tokens 9 --temperature 0 >"$work/batch.out" 2>/dev/null
+check "a byte order mark is not part of the first prompt" cmp "$work/unmarked.out" "$work/batch.out"
+printf '\357\273\277{"prompt": "a"}\n"b"\n{"other": 1}\n' >"$work/prompts.jsonl"
 "$fathom" generate "$work/run" --prompts "$work/prompts.jsonl" --max-tokens 3 >"$work/batch.out" 2>/dev/null
 check "a prompt that is none fails by itself" test $? -eq 1 -a "$(grep -c '"text"' "$work/batch.out")" -eq 2 -a "$(grep -c ':3: must be' "$work/batch.out")" -eq 1
 check "same seed, same text" test "$("$fathom" generate "$work/run" --prompt a --max-tokens 20 --seed 3 2>/dev/null | cksum)" = \
@@ -197,7 +202,7 @@ refuses "unknown command" 2 "frobnicate" "$fathom" frobnicate
 refuses "unknown flag" 2 "--bogus" $train --data "$work/text.txt" --bogus 1
 refuses "unknown flag in --config" 2 "bogus" sh -c "echo '{\"bogus\": 1}' >$work/c.json; exec $train --config $work/c.json"
 refuses "a number for a text in --config" 2 "mod-capacity: must be a text" sh -c "echo '{\"mod-capacity\": 0.25}' >$work/c.json; exec $train --config $work/c.json"
-refuses "no such --config" 1 "--config: unable to open $work/none.json" $train --config "$work/none.json"
+refuses "no such --config" 1 "$work/none.json: No such file" $train --config "$work/none.json"
 refuses "flag without value" 2 "--lr" $train --data "$work/text.txt" --lr
 refuses "not a number" 2 "--lr: fast" $train --data "$work/text.txt" --lr fast
 refuses "no data" 2 "--data" $train
@@ -220,6 +225,26 @@ refuses "learning rate" 2 "lr" $train --data "$work/text.txt" --lr -1
 refuses "a run is not overwritten" 1 "$work/run" "$fathom" train --data "$work/text.txt" --out "$work/run" --steps 5 $shape $mod
 refuses "resume with another shape" 1 "config.json" "$fathom" train --data "$work/text.txt" --out "$work/run" --resume --steps 12 $shape
 refuses "resume with another learning rate" 1 "--lr: 0.5, the run's own is 0.001" "$fathom" train --data "$work/text.txt" --out "$work/run" --resume $shape $mod --lr 0.5
+refuses "resume with another precision" 1 "--dtype: bf16, the run's own is fp32" "$fathom" train --data "$work/text.txt" --out "$work/run" --resume --dtype bf16
+refuses "resume with another warm-up" 1 "--warmup: 3, the run's own is its default" "$fathom" train --data "$work/text.txt" --out "$work/run" --resume --warmup 3
+refuses "resume with another kind of budget" 1 "--flops 1000000000, the run's own is --steps 12" "$fathom" train --data "$work/text.txt" --out "$work/run" \
+    --resume --flops 1e9
+cp -r "$work/run" "$work/state"
+state=$work/state/trainer/state.json
+for edit in 's/"format": 1/"format": 2/=format: 2' 's/"tokens": [0-9]*/"tokens": 4611686018427387904/=tokens: 4611686018427387904' \
+    's/"flops": \([0-9.]*\)e*[+0-9]*,$/"flops": -1.0,/=flops: -1' 's/"skipped": 0/"skipped": 99/=skipped: 99'; do
+    sed "${edit%%=*}" "$work/run/trainer/state.json" >"$state"
+    refuses "state.json with ${edit##*=}" 1 "trainer/state.json: ${edit##*=}" "$fathom" train --data "$work/text.txt" --out "$work/state" --resume
+done
+rm "$state"
+refuses "no state.json" 1 "trainer/state.json: No such file" "$fathom" train --data "$work/text.txt" --out "$work/state" --resume
+mkfifo "$state"
+refuses "a pipe as state.json" 1 "trainer/state.json: not a regular file" timeout 10 "$fathom" train --data "$work/text.txt" --out "$work/state" --resume
+rm "$state"
+mkfifo "$work/pipe.json"
+refuses "a pipe as --config" 1 "pipe.json: not a regular file" timeout 10 "$fathom" train --config "$work/pipe.json"
+printf '\357\273\277{"steps": 0}' >"$work/marked.json"
+refuses "a byte order mark before --config's object is skipped" 2 "--out" "$fathom" train --config "$work/marked.json"
 refuses "resume with other data" 1 "data" "$fathom" train --data "$work/bytes.txt" --out "$work/run" --resume $shape $mod
 refuses "folder under a file" 1 "$work/text.txt" "$fathom" train --data "$work/text.txt" --out "$work/text.txt/run" --steps 2 $shape
 refuses "unwritable folder" 1 "/proc/fathom" "$fathom" train --data "$work/text.txt" --out /proc/fathom --steps 2 $shape
